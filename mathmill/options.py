@@ -1,0 +1,46 @@
+"""One frozen dataclass is a script's flags, its documentation and the JSON file that reaches its worker."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mathmill.errors import UserError
+
+Options = TypeVar("Options")
+
+
+def parse(kind: type[Options], arguments: list[str] | None = None) -> Options:
+    """Read the flags of a dataclass (default: the command line). Ends with exit code 2 on a flag that it does not know."""
+    import tyro
+
+    return tyro.cli(kind, args=arguments, use_underscores=True, description=inspect.getdoc(kind))
+
+
+def script(kind: type[Options], run: Callable[[Options], int | None]) -> None:
+    """Parse the flags, run, and end the process: 0, `run`'s own code, 2 for a user's mistake, 130 for Ctrl-C."""
+    ended_by(lambda: run(parse(kind)))
+
+
+def ended_by(run: Callable[[], int | None]) -> None:
+    """Run and end the process with its code; a user's mistake is one line and exit code 2."""
+    try:
+        code = run() or 0
+        sys.stdout.flush()
+    except UserError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]
+        code = 141
+    sys.exit(code)
+
+
+def section(path: str | Path, name: str) -> dict[str, Any]:
+    """One step's options from a job's JSON file."""
+    return json.loads(Path(path).read_text())[name]
