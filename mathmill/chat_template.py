@@ -1,0 +1,97 @@
+"""The text that a model continues: a prompt's own, or what the model's chat template makes of its messages."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mathmill.errors import UserError
+from mathmill.prompts import Prompt, prompt_messages, prompt_text
+from mathmill.records import Problem
+
+
+def text_maker(prompt: Prompt, model_path: str) -> Callable[[Problem], str]:
+    """Makes the text that a model continues: the prompt's own, or by the chat template in the model's folder."""
+    if prompt.template == "raw":
+        return lambda problem: prompt_text(prompt, problem)
+    return lambda problem: chat_text(prompt_messages(prompt, problem), model_path)
+
+
+def chat_text(messages: list[dict[str, str]], model_folder: str | Path) -> str:
+    """The prompt that the chat template in a Hugging Face folder makes, up to where the model's answer starts.
+
+    The template is `chat_template.jinja`, or `chat_template` in tokenizer_config.json. It is the model's, not ours, so
+    it runs in Jinja's sandbox. Raises UserError where there is none, or where it refuses the messages.
+    """
+    folder = Path(model_folder)
+    config = _tokenizer_config(folder)
+    source = _template(folder, config)
+    try:
+        return (
+            _environment()
+            .from_string(source)
+            .render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **_special_tokens(config)
+            )
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as problem:
+        raise UserError(f"{folder}: its chat template refuses the messages: {problem}") from None
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise UserError(f"{path}: no JSON: {problem}") from None
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several templates by name
+        template = next((each["template"] for each in template if each.get("name") == "default"), None)
+    if not isinstance(template, str):
+        raise UserError(
+            f"{folder}: no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); "
+            "take a prompt with template: raw for this model"
+        )
+    return template
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """`bos_token`, `eos_token` and their like, each a text or an object with its `content`."""
+    tokens = {}
+    for name, value in config.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(content, str):
+            tokens[name] = content
+    return {"bos_token": "", "eos_token": ""} | tokens
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment that such templates are written for: trimmed blocks, loop controls, and four names."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **rest: Any) -> str:
+    """Plain JSON: Jinja's own filter would write `<` as an HTML escape."""
+    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, **rest)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
