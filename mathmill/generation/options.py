@@ -1,0 +1,17 @@
+"""What a worker is told: a section of its job's JSON file."""
+
+import msgspec
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `generation` of a job's JSON file."""
+
+    model_path: str
+    server_address: str | None = None
+    """URL of a server that is already there; None: this job's own, by its address file."""
+    server_model: str | None = None
+    server_token_env: str | None = None
+    """Name of the environment variable that holds that server's token."""
+    max_in_flight: int = 256
+    patience_s: float = 300.0
+    drain_s: float = 240.0

@@ -1,0 +1,107 @@
+"""What a user sees while samples are made: a live line in a terminal, plain lines in a batch job's log."""
+
+import threading
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mathmill.generation.client import CompletionClient
+from mathmill.generation.shards import Key, progress
+from mathmill.records import Solution
+from mathmill.run import Run
+
+FIRST_LINE_S, LINE_S = 10.0, 60.0
+
+
+class Reporter:
+    """Counts what this worker finishes and shows it; `with` it around the work."""
+
+    def __init__(self, run: Run, client: CompletionClient) -> None:
+        self.run, self.client = run, client
+        self.console = Console(stderr=True, soft_wrap=True)
+        self.finished_rows = self.correct = self.unknown = self.set_aside_rows = 0
+        self.begun = time.monotonic()
+        self._said = ""
+        self._ended = threading.Event()
+        before = progress(run)
+        self.num_rows = sum(one.num_rows for one in before)
+        self.num_before = sum(one.num_done + one.num_in_parts for one in before)
+        self._live = self._make_live() if self.console.is_terminal else None
+        self._thread = threading.Thread(target=self._log, name="log", daemon=True)
+
+    def _make_live(self) -> Progress:
+        return Progress(
+            TextColumn("[bold]solving"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+        )
+
+    def __enter__(self) -> "Reporter":
+        if self._live is not None:
+            self._live.start()
+            self._row = self._live.add_task("solving", total=self.num_rows, completed=self.num_before, rates="")
+        else:
+            self.say(f"{self.num_before:,} of {self.num_rows:,} rows were there before")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._live is not None:
+            self._show()
+            self._live.stop()
+        else:
+            self._thread.join()
+        self.say(self.line())
+        if self.client.failures:
+            failed = ", ".join(f"{kind} {count:,}" for kind, count in self.client.failures.most_common())
+            self.say(f"requests that had to be sent again: {failed}")
+
+    def finished(self, solution: Solution) -> None:
+        self.finished_rows += 1
+        self.correct += solution.is_correct is True
+        self.unknown += solution.is_correct is None
+        self._show()
+
+    def set_aside(self, key: Key, reason: str) -> None:
+        self.set_aside_rows += 1
+        self.say(f"quarantined {key[0]} sample {key[1]}: {reason}")
+        self._show()
+
+    def say(self, text: str) -> None:
+        """One line, once in a row."""
+        if text != self._said:
+            self._said = text
+            stamp = "" if self._live is not None else time.strftime("%H:%M:%S ")
+            self.console.print(f"{stamp}{text}", highlight=False, markup=False)
+
+    def rates(self) -> str:
+        seconds = max(time.monotonic() - self.begun, 1e-9)
+        known = self.finished_rows - self.unknown
+        share = f"{self.correct / known:6.1%} correct" if known else "      - correct"
+        return (
+            f"{share}  {self.finished_rows / seconds:.1f} samples/s  {self.client.num_tokens / seconds:,.0f} tokens/s"
+        )
+
+    def line(self) -> str:
+        rows = f"{self.finished_rows:,} rows by this task"
+        quarantined = f"  {self.set_aside_rows:,} quarantined" if self.set_aside_rows else ""
+        return f"{rows}  {self.rates().strip()}{quarantined}"
+
+    def _show(self) -> None:
+        if self._live is not None:
+            settled = self.num_before + self.finished_rows + self.set_aside_rows
+            self._live.update(self._row, completed=settled, rates=self.rates())
+
+    def _log(self) -> None:
+        pause = FIRST_LINE_S
+        while not self._ended.wait(pause):
+            pause = LINE_S
+            done = sum(one.num_done for one in progress(self.run))
+            self.say(f"{self.line()}; the run: {done:,} of {self.num_rows:,} rows published")

@@ -1,0 +1,151 @@
+"""One sample: generate, run the code that the model wrote, show it the output, continue, and grade the answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mathmill.generation.client import CompletionClient, RequestRefusedError
+from mathmill.generation.outputs import CODE_END, error_message, open_code, output_after, render_output
+from mathmill.generation.sets import SampleSet, seed_of
+from mathmill.grading import GradingPool, extract_answer
+from mathmill.records import CodeBlock, ErrorMessage, FinishReason, Problem, Solution
+from mathmill.sandbox import AsyncSandbox, AsyncSession
+
+Show = Callable[[str], None]
+LEAST_ROOM = 16
+"""Tokens: a smaller rest of the context is not worth a request."""
+
+
+class SampleFailedError(Exception):
+    """This sample cannot be made, for its own reasons: it goes to quarantine with them."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What every row says of where it came from."""
+
+    server_kind: str
+    seed_honoured: bool | None
+    code_sha: str
+
+
+@dataclass
+class Draft:
+    """A solution in the making."""
+
+    prompt: str
+    seed: int
+    show: Show
+    text: str = ""
+    blocks: list[CodeBlock] = field(default_factory=list)
+    message: ErrorMessage = "not_executed"
+    num_tokens: int = 0
+
+    def add(self, text: str) -> None:
+        self.text += text
+        self.show(text)
+
+
+@dataclass
+class Solver:
+    """Solves samples of one set with one server, one sandbox and one grading pool; any number at a time."""
+
+    sample_set: SampleSet
+    text_of: Callable[[Problem], str]
+    origin: Origin
+    client: CompletionClient
+    sandbox: AsyncSandbox | None
+    """None where the prompt asks for no code."""
+    grading: GradingPool
+
+    async def solve(self, problem: Problem, sample_index: int, show: Show = lambda text: None) -> Solution:
+        """The finished solution. Raises SampleFailedError, and what ends a whole worker (server or sandbox lost)."""
+        draft = Draft(self.text_of(problem), seed_of(self.sample_set, problem.problem_id, sample_index), show)
+        if self.sandbox is None:
+            reason = await self._generate(draft)
+        else:
+            async with self.sandbox.session() as session:
+                reason = await self._generate_and_run(draft, session)
+        answer = extract_answer(draft.text)
+        grade = await self.grading.grade(answer, problem.expected_answer)
+        return Solution(
+            problem_id=problem.problem_id,
+            sample_index=sample_index,
+            seed=draft.seed,
+            problem=problem.problem,
+            expected_answer=problem.expected_answer,
+            generation=draft.text,
+            code_blocks=draft.blocks,
+            predicted_answer=answer,
+            is_correct=grade.is_correct,
+            grade_rule=grade.rule,
+            error_message=draft.message,
+            finish_reason=reason,
+            num_tokens=draft.num_tokens,
+            generation_type=self.sample_set.prompt.generation_type,
+            prompt=self.sample_set.prompt.name,
+            prompt_sha=self.sample_set.prompt.sha,
+            model=self.sample_set.model,
+            server_kind=self.origin.server_kind,
+            seed_honoured=self.origin.seed_honoured,
+            dataset=problem.dataset,
+            options_sha=self.sample_set.options_sha,
+            code_sha=self.origin.code_sha,
+        )
+
+    async def _generate_and_run(self, draft: Draft, session: AsyncSession) -> FinishReason:
+        """Rounds of generation, each but the last ended by a block of code that was run.
+
+        `max_code_executions` blocks are run; a model that ends one more block stops there. (The published pipeline also
+        stops right after the output of the last block; here the model may still say its answer.)
+        """
+        sampling = self.sample_set.sampling
+        while True:
+            ended = await self._generate(draft)
+            code = open_code(draft.text) if ended == "stop" else None
+            if code is None:
+                return ended
+            if len(draft.blocks) == sampling.max_code_executions:
+                draft.message = "max_code_executions"
+                return "max_code_executions"
+            block = await session.run(code, timeout=sampling.code_timeout_s)
+            if block.status == "lost":
+                raise SampleFailedError("its session in the sandbox was lost")
+            draft.message = error_message(block, sampling.output_style)
+            output = render_output(block, sampling.output_style, sampling.max_output_characters)
+            draft.blocks.append(CodeBlock(code=code, output=output, status=block.status))
+            draft.add(output_after(draft.text, output))
+            if draft.message and sampling.stop_on_code_error:
+                return "code_error"
+
+    async def _generate(self, draft: Draft) -> FinishReason:
+        """One round: the draft grows by what the model writes up to a stop string or a budget."""
+        sampling = self.sample_set.sampling
+        room = min(sampling.max_tokens_per_round, sampling.max_tokens - draft.num_tokens)
+        if room <= 0:
+            return "length"
+        while True:
+            try:
+                written = await self.client.complete(
+                    draft.prompt + draft.text,
+                    max_tokens=room,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    stop=self._stop,
+                    seed=draft.seed,
+                )
+                break
+            except RequestRefusedError as refusal:
+                if not refusal.too_long:
+                    raise SampleFailedError(f"the server refuses it: {refusal}") from None
+                room //= 2  # prompt and room together are too long for the context: take what is left of it
+                if room < LEAST_ROOM:
+                    if draft.text:
+                        return "context"
+                    raise SampleFailedError(f"its prompt is too long: {refusal}") from None
+        draft.num_tokens += written.num_tokens
+        draft.add(written.text)
+        return written.finish_reason
+
+    @property
+    def _stop(self) -> list[str]:
+        return [*self.sample_set.prompt.stop, *([CODE_END] if self.sandbox else [])]

@@ -1,0 +1,285 @@
+"""A worker: claims shards of all sets of a run, solves their samples, journals every row, publishes whole shards."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from mathmill.chat_template import text_maker
+from mathmill.files import sync_folder
+from mathmill.generation.claims import Claims, Heartbeat, WorkerCard, this_worker
+from mathmill.generation.client import CompletionClient, seeds_are_honoured
+from mathmill.generation.options import WorkerOptions
+from mathmill.generation.progress import Reporter
+from mathmill.generation.sets import SampleSet, SetFolder, set_folders
+from mathmill.generation.shards import Key, Shard, cut, journaled, publish, published
+from mathmill.generation.solve import Origin, SampleFailedError, Solver
+from mathmill.grading import GradingPool
+from mathmill.paths import PACKAGE
+from mathmill.records import Problem, Solution, line_of
+from mathmill.run import Run
+from mathmill.sandbox import AsyncSandbox
+from mathmill.serving.address import Address, read_address
+from mathmill.serving.kinds import KINDS
+
+WORK_LEFT = 75
+"""Exit code of a worker that drained before all was done (EX_TEMPFAIL): its script requeues the task."""
+SYNC_S = 5.0
+"""Rows survive a lost node after this long at most; a killed process loses none."""
+
+
+class _SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that failed for its own reasons: a line of a quarantine file."""
+
+    problem_id: str
+    sample_index: int
+    reason: str
+
+
+@dataclass
+class OpenShard:
+    """A claimed shard: its journal and the rows that are still to come."""
+
+    folder: SetFolder
+    shard: Shard
+    solver: Solver
+    problems: list[Problem]
+    label: str
+    """`SHARD.K.WORKER`: the name of this claimant's files."""
+    left: set[Key]
+    _files: dict[Path, int] = field(default_factory=dict)
+
+    def journal(self, solution: Solution) -> None:
+        """Append a row; it outlives this process once this returns, and this node after the next sync."""
+        self._append(self.folder.parts, line_of(solution))
+        self.left.discard((solution.problem_id, solution.sample_index))
+
+    def set_aside(self, key: Key, reason: str) -> None:
+        """Settle a row that cannot be made, with its reason."""
+        self._append(self.folder.quarantine, line_of(_SetAside(problem_id=key[0], sample_index=key[1], reason=reason)))
+        self.left.discard(key)
+
+    def _append(self, folder: Path, line: bytes) -> None:
+        path = folder / f"{self.label}.jsonl"
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            sync_folder(folder)
+        if os.write(self._files[path], line) != len(line):
+            raise OSError(28, f"{path}: a row could not be written whole; is the disk full?")
+
+    def sync(self) -> None:
+        for descriptor in self._files.values():
+            os.fsync(descriptor)
+
+    def close(self) -> None:
+        self.sync()
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+
+@dataclass
+class Worker:
+    """Feeds samples of claimed shards to solvers until nothing is left, a drain is asked for, or the server is lost."""
+
+    run: Run
+    card: WorkerCard
+    solvers: list[tuple[SetFolder, Solver, list[Problem]]]
+    claims: Claims
+    client: CompletionClient
+    reporter: Reporter
+    draining: bool = False
+    _open: dict[str, OpenShard] = field(default_factory=dict)
+
+    def _left(self, folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
+        """Shards that are neither published nor open here; each task begins at a place of its own."""
+        done = published(folder)
+        shards = [shard for shard in cut(sample_set, folder.extents()) if shard.name not in done]
+        task, tasks = int(os.environ.get("MATHMILL_TASK", 0)), int(os.environ.get("MATHMILL_TASKS", 1))
+        first = len(shards) * task // max(tasks, 1)
+        return [
+            shard for shard in shards[first:] + shards[:first] if f"{folder.folder.name}/{shard.name}" not in self._open
+        ]
+
+    def claim(self) -> OpenShard | None:
+        """Claim and open the next shard of any set; None when nothing is to be had."""
+        for folder, solver, problems in self.solvers:
+            taken = self.claims.take(folder, self._left(folder, solver.sample_set))
+            if taken is None:
+                continue
+            shard, number = taken
+            left = set(shard.keys(problems)) - journaled(folder, shard)
+            opened = OpenShard(folder, shard, solver, problems, f"{shard.name}.{number:04d}.{self.card.name}", left)
+            self._open[f"{folder.folder.name}/{shard.name}"] = opened
+            return opened
+        return None
+
+    def close(self, opened: OpenShard) -> None:
+        """Publish a shard whose rows are all settled."""
+        opened.close()
+        publish(opened.folder, opened.shard, opened.problems)
+        del self._open[f"{opened.folder.folder.name}/{opened.shard.name}"]
+
+    async def work(self) -> None:
+        """Until no shard is left for us. Raises ServerLostError and OSError (disk) with all finished rows journaled."""
+        try:
+            while (opened := await self._claim_or_wait()) is not None:
+                await self._work_from(opened)
+        finally:
+            for opened in self._open.values():
+                opened.close()
+
+    async def _claim_or_wait(self) -> OpenShard | None:
+        """The next shard; waits only for holders of claims that have not shown that they live."""
+        while not self.draining:
+            opened = await asyncio.to_thread(self.claim)
+            if opened is not None:
+                return opened
+            left = [(folder, self._left(folder, solver.sample_set)) for folder, solver, _ in self.solvers]
+            if not any(self.claims.others_may_be_gone(folder, shards) for folder, shards in left):
+                return None
+            self.reporter.say("all work is claimed; waiting to see whether its holders live")
+            await asyncio.sleep(self.claims.beat_s / 3)
+        return None
+
+    async def _work_from(self, opened: OpenShard | None) -> None:
+        """Keep as many samples going as may be in flight, and a few more, whose code runs or whose answer is graded."""
+        going: set[asyncio.Task[None]] = set()
+        queue: deque[tuple[OpenShard, Problem, int]] = deque()
+        synced = time.monotonic()
+        try:
+            while True:
+                most = int(self.client.in_flight.limit * 1.25) + 2
+                while opened is not None and not self.draining and len(going) + len(queue) < most:
+                    queue.extend(samples_left(opened))
+                    if not opened.left:
+                        self.close(opened)
+                    opened = await asyncio.to_thread(self.claim)
+                while queue and len(going) < most and not self.draining:
+                    going.add(asyncio.create_task(self._settle(*queue.popleft())))
+                if not going:
+                    return
+                done, going = await asyncio.wait(going, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                if time.monotonic() - synced > SYNC_S:
+                    synced = time.monotonic()
+                    for shard in self._open.values():
+                        shard.sync()
+        finally:
+            for task in going:
+                task.cancel()
+            await asyncio.gather(*going, return_exceptions=True)
+
+    async def _settle(self, opened: OpenShard, problem: Problem, sample_index: int) -> None:
+        key = (problem.problem_id, sample_index)
+        try:
+            solution = await opened.solver.solve(problem, sample_index)
+        except SampleFailedError as reason:
+            opened.set_aside(key, str(reason))
+            self.reporter.set_aside(key, str(reason))
+        else:
+            opened.journal(solution)
+            self.reporter.finished(solution)
+        if not opened.left:
+            self.close(opened)
+
+    def is_whole(self) -> bool:
+        """Whether every shard of the run is published."""
+        return all(
+            {shard.name for shard in cut(solver.sample_set, folder.extents())} <= published(folder)
+            for folder, solver, _ in self.solvers
+        )
+
+
+def samples_left(opened: OpenShard) -> list[tuple[OpenShard, Problem, int]]:
+    """The rows of a shard that are still to be made, in its order."""
+    shard = opened.shard
+    return [
+        (opened, problem, sample)
+        for problem in opened.problems[shard.first_problem : shard.last_problem + 1]
+        for sample in range(shard.first_sample, shard.last_sample + 1)
+        if (problem.problem_id, sample) in opened.left
+    ]
+
+
+def find_server(run: Run, options: WorkerOptions) -> Address:
+    """The server that the options name, or this job's own by its address file."""
+    if options.server_address is None:
+        return read_address(run.servers / f"{os.environ['MATHMILL_JOB']}.json")
+    token = os.environ.get(options.server_token_env) if options.server_token_env else None
+    return Address(url=options.server_address, kind="openai", model=options.server_model or "", token=token)
+
+
+def code_sha(run: Run) -> str:
+    """The snapshot that this process runs from; empty when it runs from elsewhere."""
+    return PACKAGE.parent.name if PACKAGE.parent.parent.resolve() == run.code.resolve() else ""
+
+
+async def run_worker(run: Run, options: WorkerOptions) -> int:
+    """Work until nothing is left. 0: done, 75: drained with work left, 143: told to end; rows are safe in each case."""
+    sets = [(folder, folder.load(), folder.load_problems()) for folder in set_folders(run)]
+    address = find_server(run, options)
+    card = this_worker()
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            CompletionClient(
+                address.url,
+                address.model,
+                fields=KINDS[address.kind].fields,
+                token=address.token,
+                most_in_flight=options.max_in_flight,
+                patience_s=options.patience_s,
+            )
+        )
+        honoured = await seeds_are_honoured(client) if any(one.sampling.temperature > 0 for _, one, _ in sets) else None
+        sandbox = None
+        if any(one.prompt.code for _, one, _ in sets):
+            sandbox = await AsyncSandbox.connect(f"{os.environ['MATHMILL_NODE_DIR']}/sandbox/socket")
+            stack.push_async_callback(sandbox.close)
+        grading = GradingPool()
+        stack.callback(grading.close)
+        heartbeat = Heartbeat(run, card)
+        stack.callback(heartbeat.end)
+        origin = Origin(server_kind=address.kind, seed_honoured=honoured, code_sha=code_sha(run))
+        solvers = []
+        for folder, one, problems in sets:
+            own_sandbox = sandbox if one.prompt.code else None
+            solver = Solver(one, text_maker(one.prompt, options.model_path), origin, client, own_sandbox, grading)
+            solvers.append((folder, solver, problems))
+        reporter = stack.enter_context(Reporter(run, client))
+        worker = Worker(run, card, solvers, Claims(run, card), client, reporter)
+        return await end_well(worker, options.drain_s)
+
+
+async def end_well(worker: Worker, drain_s: float) -> int:
+    """Work with both ways of ending: USR2 drains (what is in flight may finish), TERM and Ctrl-C flush and end at once."""
+    work = asyncio.create_task(worker.work())
+    loop = asyncio.get_running_loop()
+    told: list[int] = []
+
+    def drain() -> None:
+        worker.draining = True
+        worker.reporter.say(f"draining: what is in flight may finish within {drain_s:.0f} s")
+        loop.call_later(drain_s, work.cancel)
+
+    def end(number: int) -> None:
+        told.append(number)
+        work.cancel()
+
+    loop.add_signal_handler(signal.SIGUSR2, drain)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if told:
+            worker.reporter.say("told to end: every finished row is journaled")
+            return 128 + told[0]
+    return WORK_LEFT if worker.draining and not worker.is_whole() else 0
