@@ -1,0 +1,87 @@
+"""Grading in processes that can be killed: a wall limit from outside, a memory limit, every pair asked once."""
+
+import asyncio
+import ctypes
+import multiprocessing
+import resource
+import signal
+from collections import OrderedDict
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import cast
+
+from pebble import ProcessPool
+
+from mathmill.grading.compare import grade_quickly, grade_symbolically
+from mathmill.records import Grade
+
+ANSWERS_A_WORKER = 2000
+"""After so many a worker is replaced: SymPy's caches only grow."""
+KNOWN_VERDICTS = 200_000
+PR_SET_PDEATHSIG = 1
+
+
+class GradingPool:
+    """`grade` for many at once and for hostile answers. Processes start when the first answer needs SymPy."""
+
+    def __init__(self, workers: int = 2, timeout_s: float = 10.0, memory_mb: int = 1024, policy: str = "default"):
+        """`timeout_s`: wall seconds one comparison may take; `memory_mb`: address space of one worker."""
+        self._workers, self._timeout_s, self._memory_mb, self._policy = workers, timeout_s, memory_mb, policy
+        self._pool: ProcessPool | None = None
+        self._asked: OrderedDict[tuple[str, str], Future[Grade]] = OrderedDict()
+
+    async def grade(self, predicted: str | None, expected: str | None) -> Grade:
+        """The verdict; `timeout` and `crash` mean that nobody could tell. Identical pairs are compared once."""
+        quick = grade_quickly(predicted, expected, self._policy)
+        if quick is not None:
+            return quick
+        pair = cast(tuple[str, str], (predicted, expected))
+        asked = self._asked.get(pair)
+        if asked is None:
+            asked = self._asked[pair] = self._ask(*pair)
+            while len(self._asked) > KNOWN_VERDICTS:
+                self._asked.popitem(last=False)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(asked))
+        except (FutureTimeout, asyncio.TimeoutError, TimeoutError):
+            return Grade(is_correct=None, rule="timeout")
+        except asyncio.CancelledError:
+            if not asked.cancelled():
+                raise
+            return Grade(is_correct=None, rule="crash")
+        except Exception:
+            self._asked.pop(pair, None)
+            return Grade(is_correct=None, rule="crash")
+
+    def close(self) -> None:
+        """End the workers; comparisons in flight end as `crash`."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join(timeout=5)
+            self._pool = None
+        self._asked.clear()
+
+    def _ask(self, predicted: str, expected: str) -> "Future[Grade]":
+        if self._pool is None:
+            # Workers are forked by a small process that has SymPy loaded: a replaced worker is ready in milliseconds,
+            # and threads of this process are never forked.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["mathmill.grading.symbolic"])
+            self._pool = ProcessPool(
+                max_workers=self._workers,
+                max_tasks=ANSWERS_A_WORKER,
+                initializer=_prepare_worker,
+                initargs=(self._memory_mb,),
+                context=context,
+            )
+        return self._pool.schedule(grade_symbolically, args=(predicted, expected), timeout=self._timeout_s)
+
+
+def _prepare_worker(memory_mb: int) -> None:
+    """In the worker: die with the parent, also when it is killed; leave Ctrl-C to the parent; bound the memory."""
+    import mathmill.grading.symbolic  # noqa: F401  no comparison's time limit pays for SymPy's import
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

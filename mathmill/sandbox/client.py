@@ -1,0 +1,338 @@
+"""Clients of a sandbox: `AsyncSandbox`, and `Sandbox` with the same names for code that waits."""
+
+import asyncio
+import itertools
+import json
+import os
+import secrets
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from mathmill.errors import UserError
+from mathmill.sandbox.frames import VERSION, FrameError, FrameReader, encode
+from mathmill.sandbox.result import BlockResult, from_message, lost
+
+POLICIES = ("strict", "standard", "trusted")
+START_WITHIN_S = 30.0
+Answer = TypeVar("Answer")
+
+
+class SandboxLost(ConnectionError):
+    """The supervisor cannot be reached."""
+
+
+def check_policy(policy: str) -> None:
+    """Refuse a policy whose floor this version does not reach, or that is none."""
+    if policy not in POLICIES:
+        raise UserError(f"no sandbox policy '{policy}'. Known: {', '.join(POLICIES)}")
+    if policy != "trusted":
+        raise UserError(
+            f"sandbox policy '{policy}' is not reached: this version has a process a session, limits and a system call "
+            "filter; it lacks own file system, user, process and network namespaces. Use policy 'trusted'"
+        )
+
+
+class _Started:
+    """A supervisor that this process started, and the folder of its socket."""
+
+    def __init__(self, options: dict[str, Any]):
+        self.folder = Path(tempfile.mkdtemp(prefix="mathmill-sandbox-", dir=os.environ.get("MATHMILL_NODE_DIR")))
+        self.address = str(self.folder / "socket")
+        job, log = self.folder / "options.json", self.folder / "log"
+        job.write_text(json.dumps({"sandbox": options | {"socket": self.address, "until_stdin_closes": True}}))
+        package = str(Path(__file__).parents[2])
+        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mathmill.sandbox", str(job)],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        came, _, _ = select.select([self.process.stdout], [], [], START_WITHIN_S)
+        if not came or self.process.stdout.readline() != b"ready\n":
+            told = log.read_text(errors="replace").strip().splitlines()
+            self.end()
+            raise UserError(f"the sandbox did not start: {told[-1] if told else 'it said nothing'}")
+
+    def end(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self.process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Connection:
+    """One connection: questions go out numbered, answers find their question."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self._reader, self._writer = reader, writer
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.open = True
+        self._reading = asyncio.ensure_future(self._read())
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        if not self.open:
+            raise SandboxLost("the connection is closed")
+        answer = self._waiting[message["id"]] = asyncio.get_running_loop().create_future()
+        try:
+            self._writer.write(encode(message))
+            return await answer
+        finally:
+            self._waiting.pop(message["id"], None)
+
+    async def close(self) -> None:
+        self._writer.close()
+        self._reading.cancel()
+        await asyncio.wait((self._reading,))
+
+    async def _read(self) -> None:
+        frames = FrameReader(limit=64 << 20)
+        try:
+            while data := await self._reader.read(1 << 16):
+                for message in frames.feed(data):
+                    answer = self._waiting.get(message.get("id", -1))
+                    if answer is not None and not answer.done():
+                        answer.set_result(message)
+        except (FrameError, ConnectionError):
+            pass
+        finally:
+            self.open = False
+            self._writer.close()
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(SandboxLost("the sandbox hung up"))
+
+
+class AsyncSandbox:
+    """A sandbox, for asyncio. Hundreds of sessions may be open, and blocks of different sessions run side by side.
+
+    This version's floor is `trusted`: each session is a process of its own with limits, an emptied environment and a system
+    call filter that refuses new processes, signals to others and sockets. Files are NOT isolated: code may read what this
+    user may read and write what this user may write.
+    """
+
+    def __init__(self, address: str, started: _Started | None = None):
+        self.address = address
+        self._started = started
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._name = secrets.token_hex(16)
+        self._numbers = itertools.count(1)
+        self.layers: dict[str, bool] = {}
+
+    @classmethod
+    async def start(cls, policy: str = "trusted", **options: Any) -> "AsyncSandbox":
+        """Start a supervisor of one's own and connect. It ends at `close`, or when this process dies.
+
+        `options`: workers, memory_mb, max_output, spares, processes (`SandboxOptions`). UserError when `policy` is more than
+        can be had here, or the supervisor does not start.
+        """
+        check_policy(policy)
+        started = await asyncio.to_thread(_Started, options)
+        sandbox = cls(started.address, started)
+        try:
+            await sandbox._connected()
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    @classmethod
+    async def connect(cls, address: str) -> "AsyncSandbox":
+        """Connect to the supervisor at a Unix socket's path. UserError when none answers there."""
+        if ":" in address and not address.startswith(("/", ".", "unix:")):
+            raise UserError(f"sandbox address {address}: this version serves Unix sockets only; give a path")
+        sandbox = cls(address.removeprefix("unix:"))
+        try:
+            await sandbox._connected()
+        except (OSError, SandboxLost) as problem:
+            raise UserError(
+                f"no sandbox answers at {address}: {problem}; start one: python -m mathmill.sandbox"
+            ) from None
+        return sandbox
+
+    def session(self) -> "AsyncSession":
+        """A new session, to be used as `async with sandbox.session() as session`."""
+        return AsyncSession(self)
+
+    async def stats(self) -> dict[str, int]:
+        """How many children, spares and sessions the supervisor has."""
+        return await self.ask({"op": "stats"})
+
+    async def close(self) -> None:
+        """Close all sessions; end the supervisor if it is one's own."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+        if self._started is not None:
+            await asyncio.to_thread(self._started.end)
+            self._started = None
+
+    async def __aenter__(self) -> "AsyncSandbox":
+        return self
+
+    async def __aexit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Ask the supervisor; on a broken connection once more, under the same number, so that nothing is done twice."""
+        message["id"] = next(self._numbers)
+        problem: Exception = SandboxLost("the sandbox was closed")
+        for _ in range(2):
+            try:
+                answer = await (await self._connected()).ask(message)
+            except (OSError, SandboxLost) as broken:
+                problem = broken
+                continue
+            if "error" in answer:
+                raise ValueError(f"the sandbox refused: {answer['error']}")
+            return answer
+        raise SandboxLost(f"the sandbox at {self.address} is gone: {problem}")
+
+    async def _connected(self) -> _Connection:
+        async with self._connecting:
+            if self._connection is None or not self._connection.open:
+                reader, writer = await asyncio.open_unix_connection(self.address)
+                connection = _Connection(reader, writer)
+                hello = {"op": "hello", "id": 0, "client": self._name}
+                answer = await asyncio.wait_for(connection.ask(hello), START_WITHIN_S)
+                if answer.get("version") != VERSION:
+                    raise UserError(
+                        f"the sandbox at {self.address} speaks protocol {answer.get('version')}, not {VERSION}"
+                    )
+                self.layers = answer["layers"]
+                self._connection = connection
+            return self._connection
+
+
+class AsyncSession:
+    """One namespace that lives from block to block."""
+
+    def __init__(self, sandbox: AsyncSandbox):
+        self._sandbox = sandbox
+        self._name = secrets.token_hex(8)
+        self._blocks = 0
+
+    async def run(self, code: str, timeout: float = 10.0, max_output: int | None = None) -> BlockResult:
+        """Run a block; its result, whatever happens: `lost` when the sandbox or the session is gone.
+
+        `timeout`: wall seconds, without the wait for a free processor; `max_output`: characters kept of stdout, stderr and
+        result each. ValueError for arguments that make no sense.
+        """
+        index, self._blocks = self._blocks, self._blocks + 1
+        message = {"op": "run", "session": self._name, "index": index, "code": code, "timeout": timeout}
+        try:
+            return from_message(await self._sandbox.ask(message | {"max_output": max_output}))
+        except SandboxLost as problem:
+            return lost(str(problem))
+
+    async def close(self) -> None:
+        """End the session's process."""
+        if self._blocks:
+            try:
+                await self._sandbox.ask({"op": "close", "session": self._name})
+            except SandboxLost:
+                pass
+
+    async def __aenter__(self) -> "AsyncSession":
+        return self
+
+    async def __aexit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+class Sandbox:
+    """A sandbox for code that waits; threads may share it. It has `AsyncSandbox`'s names and, under the hood, is one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="sandbox client")
+        self._thread.start()
+        self._inner: AsyncSandbox
+
+    @classmethod
+    def start(cls, policy: str = "trusted", **options: Any) -> "Sandbox":
+        """See `AsyncSandbox.start`."""
+        return cls()._opened(AsyncSandbox.start(policy, **options))
+
+    @classmethod
+    def connect(cls, address: str) -> "Sandbox":
+        """See `AsyncSandbox.connect`."""
+        return cls()._opened(AsyncSandbox.connect(address))
+
+    def session(self) -> "Session":
+        """A new session, to be used as `with sandbox.session() as session`."""
+        return Session(self, self._inner.session())
+
+    def stats(self) -> dict[str, int]:
+        """See `AsyncSandbox.stats`."""
+        return self.wait(self._inner.stats())
+
+    def close(self) -> None:
+        """See `AsyncSandbox.close`."""
+        if not self._loop.is_closed():
+            self.wait(self._inner.close())
+            self._end_thread()
+
+    def wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """The outcome of something that the client's own thread does."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _opened(self, opening: Coroutine[Any, Any, AsyncSandbox]) -> "Sandbox":
+        try:
+            self._inner = self.wait(opening)
+        except BaseException:
+            self._end_thread()
+            raise
+        return self
+
+    def _end_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+class Session:
+    """`AsyncSession` for code that waits."""
+
+    def __init__(self, sandbox: Sandbox, inner: AsyncSession):
+        self._sandbox, self._inner = sandbox, inner
+
+    def run(self, code: str, timeout: float = 10.0, max_output: int | None = None) -> BlockResult:
+        """See `AsyncSession.run`."""
+        return self._sandbox.wait(self._inner.run(code, timeout, max_output))
+
+    def close(self) -> None:
+        """End the session's process."""
+        self._sandbox.wait(self._inner.close())
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

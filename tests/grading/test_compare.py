@@ -1,0 +1,104 @@
+"""Is this answer that answer."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mathmill.errors import UserError
+from mathmill.grading import grade
+from mathmill.grading.compare import grade_quickly, grade_symbolically
+from mathmill.grading.numbers import LEAST_DIGITS
+
+TABLE = Path(__file__).parents[1] / "cases" / "grading.jsonl"
+CASES = [json.loads(line) for line in TABLE.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['predicted']}~{case['expected']}"[:40])
+def test_the_verdict_is_what_the_table_says(case):
+    verdict = grade(case["predicted"], case["expected"])
+    assert (verdict.is_correct, verdict.rule) == (case["is_correct"], case["rule"])
+
+
+@settings(max_examples=50)
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
+def test_integers_are_equal_only_to_themselves(one, other):
+    assert grade_quickly(str(one), f"{other:,}").is_correct == (one == other)
+
+
+@settings(max_examples=50)
+@given(st.integers(-(10**6), 10**6), st.integers(1, 1000))
+def test_a_float_that_python_prints_equals_the_fraction_it_came_from(over, under):
+    printed = repr(over / under)
+    verdict = grade_quickly(printed, rf"\frac{{{over}}}{{{under}}}").is_correct
+    assert verdict or len(printed.split(".")[-1]) < LEAST_DIGITS or "e" in printed
+
+
+@settings(max_examples=50)
+@given(st.fractions(max_denominator=999))
+def test_a_fraction_equals_its_spellings(value):
+    over, under = value.numerator, value.denominator
+    for spelling in (f"{over}/{under}", rf"\dfrac{{{over}}}{{{under}}}", f"${over} / {under}$."):
+        assert grade_quickly(spelling, rf"\frac{{{over}}}{{{under}}}").is_correct
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_the_quick_rules_never_fail_and_never_depend_on_the_order(one, other):
+    verdict, mirrored = grade_quickly(one, other), grade_quickly(other, one)
+    if one.strip(" .$") and other.strip(" .$") and verdict and verdict.rule not in ("no-answer", "no-expected"):
+        assert mirrored is not None and verdict.is_correct == mirrored.is_correct
+
+
+def test_a_missing_answer_is_wrong_and_a_missing_gold_answer_cannot_be_told():
+    assert (grade(None, "5").is_correct, grade(" ", "5").rule) == (False, "no-answer")
+    assert (grade("5", None).is_correct, grade(None, None).rule) == (None, "no-expected")
+
+
+def test_an_unknown_policy_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="default, strict"):
+        grade("1", "1", policy="loose")
+    assert grade("50%", "50", policy="default").is_correct
+    assert not grade("50%", "5", policy="strict").is_correct
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["9**9**9**9", "9^{9^{9^9}}", "(((99!)!)!)", "10^{99999999}", "(" * 900 + "1" + ")" * 900, "9" * 5000, "1+" * 5000,
+     "{" * 999, "\\frac" * 150, "5\0", "3^{3^{3^{3}}}", "\\sum_{k=1}^{999999999} k", "99999999!"],
+)  # fmt: skip
+def test_a_costly_answer_is_decided_by_its_text_alone_in_no_time(answer):
+    began = time.perf_counter()
+    verdict = grade_quickly(answer, "5")
+    assert verdict is not None and verdict.is_correct is False
+    assert time.perf_counter() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('os').system('touch {mark}')",
+        "exec(\"open('{mark}','w')\")",
+        "().__class__.__base__.__subclasses__()",
+        "$__import__('pathlib').Path('{mark}').touch()$",
+        "\\boxed{{open('{mark}','w')}}",
+        "[open('{mark}','w') for x in 1]",
+    ],
+)
+def test_no_answer_is_ever_executed(code, tmp_path):
+    mark = tmp_path / "mark"
+    grade_symbolically(code.replace("{mark}", str(mark)), "5")
+    grade_symbolically("5", code.replace("{mark}", str(mark)))
+    assert not mark.exists()
+
+
+def test_importing_the_room_imports_no_sympy():
+    script = "import sys, mathmill.grading; sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0

@@ -1,0 +1,300 @@
+"""The supervisor: clients that hang up, come back or send junk; its start, its end, and its death."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mathmill.errors import UserError
+from mathmill.sandbox import AsyncSandbox, Sandbox, SandboxLost
+from mathmill.sandbox.frames import VERSION, FrameReader, encode
+from mathmill.sandbox.supervisor import SandboxOptions, options_from, socket_path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def start_step(folder: Path, options: dict | None = None, **environment: str) -> subprocess.Popen:
+    """The sandbox step of a job, as its script starts it, once it serves."""
+    folder.mkdir(exist_ok=True)
+    job = folder / "generation.json"
+    job.write_text(json.dumps({"sandbox": options or {}}))
+    step = subprocess.Popen(
+        [sys.executable, "-m", "mathmill.sandbox", str(job)],
+        env=os.environ | {"MATHMILL_NODE_DIR": str(folder), "PYTHONPATH": str(REPOSITORY)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return step
+
+
+@pytest.fixture
+def step(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("n")
+    step = start_step(folder, {"workers": 2})
+    assert step.stdout.readline() == "ready\n"
+    step.folder, step.socket = folder, str(folder / "sandbox" / "socket")
+    yield step
+    step.kill()
+    step.communicate()
+
+
+@pytest.mark.slow
+def test_a_hundred_sessions_at_once_all_work(sandbox):
+    async def one(sandbox: AsyncSandbox, number: int):
+        async with sandbox.session() as session:
+            await session.run(f"x = {number}", timeout=30)
+            return (await session.run("x", timeout=30)).result
+
+    async def all_of_them():
+        async with await AsyncSandbox.connect(sandbox._inner.address) as client:
+            return await asyncio.gather(*[one(client, number) for number in range(100)])
+
+    assert asyncio.run(all_of_them()) == [str(number) for number in range(100)]
+
+
+def test_a_retried_request_runs_its_block_once(sandbox, tmp_path):
+    marks = tmp_path / "marks"
+
+    async def cut_in_the_middle():
+        async with await AsyncSandbox.connect(sandbox._inner.address) as client, client.session() as session:
+            code = f"import time\ntime.sleep(0.3)\nopen({str(marks)!r}, 'a').write('x')\nx = 5"
+            running = asyncio.ensure_future(session.run(code))
+            await asyncio.sleep(0.1)
+            client._connection._writer.transport.abort()
+            first = await running
+            return first, await session.run("x")
+
+    first, second = asyncio.run(cut_in_the_middle())
+    assert (first.status, second.result, second.state) == ("ok", "5", "live")
+    assert marks.read_text() == "x"
+
+
+def test_the_sessions_of_a_client_that_stays_away_are_closed(sandbox, look):
+    async def leave():
+        client = await AsyncSandbox.connect(sandbox._inner.address)
+        pid = int((await client.session().run("import os; os.getpid()")).result)
+        await client.close()
+        return pid
+
+    pid = asyncio.run(leave())
+    assert look.becomes_true(lambda: not look.running(pid))
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"GET / HTTP/1.1\r\n\r\n", bytes([VERSION, 255, 255, 255, 255]), encode({"op": "run"}), encode({"op": "hello", "client": 5}),
+     b"\x80\x04\x95pickle", encode({})],
+)  # fmt: skip
+def test_a_client_that_sends_junk_is_cut_off_and_the_others_go_on(sandbox, session, junk):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(sandbox._inner.address)
+        client.sendall(junk)
+        assert client.recv(100) == b""
+    assert session.run("1").result == "1"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"op": "run"}, {"op": "fly"}, {}, {"op": "run", "session": 5, "code": "1", "index": 0, "timeout": 1},
+     {"op": "run", "session": "s", "code": None, "index": 0, "timeout": 1}, {"op": "close"},
+     {"op": "run", "session": "s", "code": "1", "index": 0, "timeout": "never"},
+     {"op": "run", "session": "s" * 99, "code": "1", "index": 0, "timeout": 1},
+     {"op": "run", "session": "s", "code": "1", "index": [], "timeout": {}}],
+)  # fmt: skip
+def test_a_request_without_sense_is_answered_with_an_error(sandbox, message):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(sandbox._inner.address)
+        client.sendall(encode({"op": "hello", "id": 0, "client": "a test's own"}) + encode(message | {"id": 1}))
+        reader, answers = FrameReader(), []
+        while len(answers) < 2:
+            answers += reader.feed(client.recv(4096))
+    assert answers[1]["id"] == 1 and answers[1]["error"].startswith("bad request")
+
+
+def test_a_killed_supervisor_is_told_as_lost_and_leaves_no_child(look):
+    with Sandbox.start(workers=1) as sandbox:
+        pid = sandbox._inner._started.process.pid
+        session = sandbox.session()
+        session.run("x = 1")
+        children = look.processes_of(pid)
+        assert children
+        os.kill(pid, signal.SIGKILL)
+        told = session.run("x")
+        assert (told.status, told.state, told.result) == ("lost", "lost", None)
+        assert "is gone" in told.stderr
+        with pytest.raises(SandboxLost):
+            sandbox.stats()
+        assert look.becomes_true(lambda: not any(map(look.running, children)))
+
+
+def test_a_block_in_flight_when_the_supervisor_dies_is_lost(look):
+    async def kill_meanwhile():
+        async with await AsyncSandbox.start(workers=1, spares=0) as sandbox, sandbox.session() as session:
+            running = asyncio.ensure_future(session.run("import time; time.sleep(5)\n1"))
+            await asyncio.sleep(0.3)
+            os.kill(sandbox._started.process.pid, signal.SIGKILL)
+            return await running
+
+    assert asyncio.run(kill_meanwhile()).status == "lost"
+
+
+@pytest.mark.slow
+def test_a_session_of_an_earlier_supervisor_is_lost_not_begun_anew(step):
+    with Sandbox.connect(step.socket) as sandbox:
+        session = sandbox.session()
+        session.run("x = 1")
+        step.send_signal(signal.SIGTERM)
+        step.wait(timeout=5)
+        again = start_step(step.folder)
+        try:
+            assert again.stdout.readline() == "ready\n"
+            told = session.run("1 + 1")
+            assert (told.status, told.result) == ("lost", None)
+            assert sandbox.session().run("1 + 1").result == "2"
+        finally:
+            again.kill()
+            again.communicate()
+
+
+def test_term_ends_everything_within_two_seconds(step, look):
+    with Sandbox.connect(step.socket) as sandbox:
+        session = sandbox.session()
+        session.run("open('f', 'w').write('x')")
+        children = look.processes_of(step.pid)
+        began = time.monotonic()
+        step.send_signal(signal.SIGTERM)
+        assert step.wait(timeout=5) == 0
+        assert time.monotonic() - began < 2
+        assert not any(map(look.running, children))
+        assert list((step.folder / "sandbox").iterdir()) == []
+        assert session.run("1").status == "lost"
+    assert step.stderr.read() == ""
+
+
+def test_a_program_that_dies_takes_its_sandbox_with_it(tmp_path, look):
+    script = (
+        "import os, signal\nfrom mathmill.sandbox import Sandbox\nsandbox = Sandbox.start()\n"
+        "sandbox.session().run('1')\n"
+        "print(sandbox._inner._started.process.pid, sandbox._inner._started.folder, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    ).stdout.split()
+    assert look.becomes_true(lambda: not look.running(int(told[0])) and not Path(told[1]).exists())
+
+
+def test_a_step_can_be_told_to_die_with_its_parent(tmp_path, look):
+    script = (
+        f"import subprocess, sys, os, signal\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "step = subprocess.Popen([sys.executable, '-m', 'mathmill.sandbox'], stdout=subprocess.PIPE)\n"
+        "step.stdout.readline()\nprint(step.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {"PYTHONPATH": str(REPOSITORY), "MATHMILL_NODE_DIR": str(tmp_path), "MATHMILL_DIE_WITH_PARENT": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | environment, stdout=subprocess.PIPE, text=True
+    ).stdout
+    assert look.becomes_true(lambda: not look.running(int(told)))
+    assert not (tmp_path / "sandbox" / "socket").exists()
+
+
+@pytest.mark.slow
+def test_a_second_sandbox_on_the_same_socket_is_refused_and_a_dead_ones_socket_is_taken(step):
+    second = start_step(step.folder)
+    assert second.wait(timeout=10) == 2
+    assert "another sandbox serves on" in second.stderr.read()
+    step.kill()
+    step.wait()
+    assert Path(step.socket).exists()
+    third = start_step(step.folder)
+    try:
+        assert third.stdout.readline() == "ready\n"
+    finally:
+        third.kill()
+        third.communicate()
+
+
+def test_a_socket_path_that_is_too_long_is_refused_in_one_line(monkeypatch):
+    with pytest.raises(UserError, match="at most 107 work"):
+        socket_path(SandboxOptions(socket="/tmp/" + "a" * 103))
+    assert socket_path(SandboxOptions(socket="/tmp/" + "a" * 102))
+    monkeypatch.delenv("MATHMILL_NODE_DIR", raising=False)
+    with pytest.raises(UserError, match="MATHMILL_NODE_DIR"):
+        socket_path(SandboxOptions())
+
+
+def test_a_folder_that_is_open_to_others_is_refused(tmp_path):
+    (tmp_path / "sandbox").mkdir(mode=0o755)
+    step = start_step(tmp_path)
+    assert step.wait(timeout=10) == 2
+    assert "is open to others" in step.stderr.read()
+
+
+def test_an_unknown_option_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown option 'worker'.*workers"):
+        options_from({"worker": 3})
+    with pytest.raises(UserError, match="'workers' is 'two'; it must be of type int"):
+        options_from({"workers": "two"})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sandbox": 5}', None])
+def test_a_job_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, content):
+    job = tmp_path / "job.json"
+    if content is not None:
+        job.write_text(content)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "MATHMILL_NODE_DIR": str(tmp_path)}
+    told = subprocess.run(
+        [sys.executable, "-m", "mathmill.sandbox", str(job)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert told.returncode == 2 and told.stderr.count("\n") == 1 and str(job) in told.stderr
+
+
+@pytest.mark.parametrize("policy", ["strict", "standard"])
+def test_a_policy_above_this_versions_floor_is_refused(policy):
+    with pytest.raises(UserError, match=f"'{policy}' is not reached.*namespaces"):
+        Sandbox.start(policy=policy)
+
+
+def test_an_unknown_policy_and_an_address_without_sandbox_are_refused(tmp_path):
+    with pytest.raises(UserError, match="Known: strict, standard, trusted"):
+        Sandbox.start(policy="none")
+    with pytest.raises(UserError, match="no sandbox answers at"):
+        Sandbox.connect(str(tmp_path / "socket"))
+    with pytest.raises(UserError, match="Unix sockets only"):
+        Sandbox.connect("localhost:8000")
+
+
+def test_the_room_needs_the_standard_library_only():
+    script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import mathmill.sandbox.__main__, mathmill.sandbox.runner"
+    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True)
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_many_sessions(sandbox):
+    pid = sandbox._inner._started.process.pid
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir(f"/proc/{pid}/fd")), sandbox.stats()["sessions"]
+
+    def use(number: int) -> None:
+        with sandbox.session() as session:
+            session.run("x = 1" if number % 3 else "import os; os._exit(1)")
+
+    use(0)
+    time.sleep(0.3)
+    before = held()
+    for number in range(20):
+        use(number)
+    time.sleep(0.5)
+    assert held() == before
