@@ -1,0 +1,210 @@
+"""A job as the text of its script. Pure: the same job, cluster, run and code give the same bytes."""
+
+import re
+import shlex
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from mathmill.errors import UserError
+from mathmill.launch.cluster import Cluster
+from mathmill.launch.job import Job, Step
+from mathmill.launch.times import seconds_of
+from mathmill.paths import shipped
+from mathmill.run import Run
+
+if TYPE_CHECKING:
+    import jinja2
+
+CONTAINERS = ("apptainer", "singularity", "pyxis", "docker", "podman")
+EMPTIED = ("none", "apptainer", "singularity")
+NODE_DIR = "$MATHMILL_NODE_DIR"
+
+
+def render(job: Job, cluster: Cluster, run: Run, code_sha: str) -> str:
+    """The script of a job: what sbatch gets, or what bash runs under `executor: local`.
+
+    UserError where the cluster's file names no image for a container, or a path cannot be written into its flags.
+    """
+    if "\n" in str(run.folder):
+        raise UserError(f"the run's folder {str(run.folder)!r} has a line break in its name; use another")
+    steps = [_described(step, job, cluster, run, code_sha) for step in job.steps]
+    if any(step["runtime"] in CONTAINERS for step in steps) and re.search(r"[,:]", str(run.folder)):
+        raise UserError(
+            f"the run's folder {run.folder} has ',' or ':' in its name, which containers cannot mount; use another"
+        )
+    return _template().render(
+        job=job,
+        cluster=cluster,
+        run=run,
+        steps=steps,
+        main=next(step for step in steps if step["main"]),
+        others=[step for step in steps if not step["main"]],
+        slurm=cluster.executor == "slurm",
+        directives=_directive_lines(job, cluster, run),
+        code_sha=code_sha,
+        announced=[
+            step["ready_file"] for step in steps if step["ready_file"] and not step["ready_file"].startswith(NODE_DIR)
+        ],
+        contained=any(step["runtime"] in CONTAINERS for step in steps),
+        emptied=any(step["role"] == "sandbox" and step["runtime"] in EMPTIED for step in steps),
+        let_in=any(step["secrets"] and step["runtime"] in ("apptainer", "singularity") for step in steps),
+        needs_cleaning=[step for step in steps if step["runtime"] in ("docker", "podman")],
+    )
+
+
+def runtime_of(step: Step, cluster: Cluster) -> str:
+    """How the step starts. The bundled server is a program of ours and runs where the client does."""
+    role = "client" if step.role == "server" and step.kind == "bundled" else step.role
+    return getattr(cluster.runtime, role)
+
+
+def directives_of(job: Job, cluster: Cluster, run: Run) -> dict[str, Any]:
+    """Every #SBATCH flag with its value: ours, then the cluster's `directives`, then the job's. Later wins.
+
+    None and False remove a flag, True is a flag without a value, and 0 stays, since `--mem=0` means all memory.
+    """
+    log = str(run.logs).replace("%", "%%")
+    limit = job.time_limit or cluster.time_limit
+    partition = cluster.partitions.gpu if job.gpus else cluster.partitions.cpu
+    gpu_flag, _, gpu_value = (cluster.gpu_directive or "").format(gpus=job.gpus).partition("=")
+    flags: dict[str, Any] = {
+        "job-name": f"{run.name}-{job.name}",
+        "output": f"{log}/{job.name}.{'%A_%a' if job.is_array else '%j'}.log",
+        "open-mode": "append",
+        "requeue": True,
+        "export": ",".join(cluster.env) or "NONE",
+        "signal": f"B:USR2@{_stop_before_s(limit, cluster)}",
+        "array": _array(job, cluster),
+        "time": limit,
+        "partition": partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "nodes": job.nodes,
+        "ntasks-per-node": job.tasks_per_node,
+        "cpus-per-task": _cpus(cluster, job.tasks_per_node),
+        "mem": cluster.mem,
+    }
+    if job.gpus and gpu_flag:
+        flags[gpu_flag] = gpu_value
+    for more in (cluster.directives, job.directives):
+        flags.update({key.lstrip("-").replace("_", "-"): value for key, value in more.items()})
+    return {key: value for key, value in flags.items() if value is not None and value is not False}
+
+
+def _directive_lines(job: Job, cluster: Cluster, run: Run) -> list[str]:
+    flags = directives_of(job, cluster, run)
+    return [f"--{key}" if value is True else f"--{key}={shlex.quote(str(value))}" for key, value in flags.items()]
+
+
+def _array(job: Job, cluster: Cluster) -> str | None:
+    if not job.is_array:
+        return None
+    running = f"%{cluster.max_running}" if cluster.max_running is not None else ""
+    return f"0-{job.tasks - 1}{running}"
+
+
+def _stop_before_s(limit: str | None, cluster: Cluster) -> int:
+    from dataclasses import replace
+
+    before = replace(cluster, time_limit=limit).stop_before_s or 0
+    if limit is not None and before >= seconds_of(limit):
+        raise UserError(f"a time limit of {limit} leaves nothing before stop_before ({before} s) in {cluster.file}")
+    return min(before, 65535)  # sbatch's manual: sig_time is at most 65535
+
+
+def _cpus(cluster: Cluster, tasks_per_node: int) -> int | None:
+    return None if cluster.cpus is None else max(1, cluster.cpus // tasks_per_node)
+
+
+def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) -> dict[str, Any]:
+    """A step with everything decided: what the templates write down."""
+    runtime = runtime_of(step, cluster)
+    contained = runtime in CONTAINERS
+    env = {**step.env, **({"HOME": "/tmp"} if contained and step.role != "sandbox" else {})}
+    if cluster.executor == "local" and not contained:
+        env["MATHMILL_DIE_WITH_PARENT"] = "1"
+    return {
+        "name": step.name,
+        "role": step.role,
+        "main": step.main,
+        "module": step.module,
+        "runtime": runtime,
+        "macros": {"singularity": "apptainer", "podman": "docker"}.get(runtime, runtime),
+        "python": "python3" if contained else shlex.quote(cluster.python or sys.executable),
+        "image": _image(step, runtime, cluster) if contained else None,
+        "mounts": _mounts(step, job, cluster, code_sha) if contained else [],
+        "secrets": cluster.env if step.secrets else [],
+        "withheld": [] if step.secrets else cluster.env,
+        "env": [f'{name}="{_expanding(value)}"' for name, value in env.items()],
+        "gpus": step.gpus,
+        "nodes": step.nodes,
+        "tasks": step.nodes * step.tasks_per_node,
+        "tasks_per_node": step.tasks_per_node,
+        "cpus": step.cpus or _cpus(cluster, step.tasks_per_node),
+        "gpu_flag": _gpu_flag(step, job, cluster),
+        "mpi": step.mpi,
+        "ready_file": _expanding(step.ready_file) if step.ready_file else None,
+        "ready_minutes": step.ready_minutes,
+        "ready_s": max(1, round(step.ready_minutes * 60)),
+        "workdir": "/" if step.role == "sandbox" else '"$MATHMILL_RUN"',
+    }
+
+
+def _gpu_flag(step: Step, job: Job, cluster: Cluster) -> str | None:
+    if not job.gpus or cluster.gpu_directive is None:
+        return None
+    return "--" + cluster.gpu_directive.format(gpus=step.gpus) if step.gpus else "--gres=none"
+
+
+def _image(step: Step, runtime: str, cluster: Cluster) -> str:
+    for name in (step.kind, step.role):
+        if image := cluster.images.get(name):
+            if runtime == "pyxis" and image.endswith((".sqsh", ".squashfs")) and not image.startswith(("/", "./")):
+                raise UserError(
+                    f"{cluster.file}: images.{name}: pyxis takes '{image}' for a name in a registry; start the path with / or ./"
+                )
+            return image
+    wanted = step.kind or step.role
+    raise UserError(
+        f"{cluster.file}: the {step.role} runs under {runtime}, so images needs '{wanted}': the path or name of its image"
+    )
+
+
+def _mounts(step: Step, job: Job, cluster: Cluster, code_sha: str) -> list[str]:
+    """/source:/target[:ro] of everything the step sees. A sandbox sees its socket's folder, the code and its options."""
+    code, options = f"$MATHMILL_RUN/code/{code_sha}", f"$MATHMILL_RUN/jobs/{job.name}.json"
+    if step.role == "sandbox":
+        own = [(f"{NODE_DIR}/{step.name}", ""), (code, ":ro"), (options, ":ro")]
+        return [_expanding(f"{path}:{path}{mode}") for path, mode in own]
+    mounts = ["$MATHMILL_RUN:$MATHMILL_RUN", f"{code}:{code}:ro", f"{NODE_DIR}:{NODE_DIR}"]
+    for mount in (*cluster.mounts, *step.mounts):
+        source, _, rest = mount.partition(":")
+        mounts.append(f"{source}:{rest or source}")
+    return [_expanding(mount) for mount in dict.fromkeys(mounts)]
+
+
+def _expanding(text: str) -> str:
+    """The text for between double quotes, where the shell replaces $MATHMILL_… and nothing else."""
+    return re.sub(r'[\\"`]|\$(?!MATHMILL_)', r"\\\g<0>", text)
+
+
+@cache
+def _template() -> "jinja2.Template":
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(shipped("slurm_templates")),
+        undefined=jinja2.StrictUndefined,
+        comment_start_string="<#",  # bash's ${#list[@]} holds Jinja's own mark
+        comment_end_string="#>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["quoted"] = lambda value: shlex.quote(str(value))
+    environment.filters["continued"] = lambda text: " \\\n    ".join(
+        line.strip() for line in text.splitlines() if line.strip()
+    )
+    return environment.get_template("job.sbatch.j2")

@@ -1,0 +1,93 @@
+"""What was submitted: the lines of RUN/jobs/submitted.jsonl."""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from mathmill.records import cut_torn_tail, line_of, read_records
+from mathmill.run import Run
+
+
+class LocalTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task on this machine: its index and the process that runs its script."""
+
+    task: int
+    pid: int
+    born: str = ""
+    """The process's start time in ticks since boot, since a pid alone may be used again."""
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job or an array that Slurm took, or a local run."""
+
+    name: str
+    script: str
+    executor: str
+    submitted_at: float
+    """Seconds since 1970, by the clock of the machine that launched."""
+    job_id: str = ""
+    """Slurm's id of the job, or of the array."""
+    tasks: int = 1
+    is_array: bool = False
+    cluster: str = ""
+    host: str = ""
+    local: list[LocalTask] = []
+
+    @property
+    def task_ids(self) -> list[str]:
+        """`12345_7` in an array, `12345` alone, `local-PID-TASK` here."""
+        if self.executor == "local":
+            return [f"local-{task.pid}-{task.task}" for task in self.local]
+        return [f"{self.job_id}_{task}" for task in range(self.tasks)] if self.is_array else [self.job_id]
+
+
+def local_submission(name: str, script: Path, tasks: list[LocalTask]) -> Submission:
+    """The line of a run on this machine, whose processes have just started."""
+    return Submission(
+        name=name,
+        script=script.name,
+        executor="local",
+        submitted_at=time.time(),
+        tasks=len(tasks),
+        cluster="local",
+        host=socket.gethostname(),
+        local=[msgspec.structs.replace(task, born=born(task.pid)) for task in tasks],
+    )
+
+
+def append_submission(run: Run, submission: Submission) -> None:
+    """Add a line, durably."""
+    path = run.jobs / "submitted.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        cut_torn_tail(path)
+    with path.open("ab") as stream:
+        stream.write(line_of(submission))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def submissions(run: Run) -> list[Submission]:
+    """All lines, oldest first."""
+    path = run.jobs / "submitted.jsonl"
+    if not path.exists():
+        return []
+    cut_torn_tail(path)
+    return list(read_records(path, Submission))
+
+
+def born(pid: int) -> str:
+    """Start time of a process, or "" where it does not run (or /proc is not there)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def lives(task: LocalTask, host: str) -> bool:
+    """Whether this process still runs; only its own machine can tell."""
+    return host == socket.gethostname() and task.born != "" and born(task.pid) == task.born

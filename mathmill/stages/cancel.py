@@ -1,0 +1,39 @@
+"""Stop a run's jobs for good."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from mathmill.options import script
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelOptions:
+    """Stop what is queued or running of a run. What is done stays; the launch command goes on from there."""
+
+    run: tyro.conf.Positional[str | None] = None
+    """Name of a run in runs/, or its folder (default: the newest)."""
+
+
+def main() -> None:
+    script(CancelOptions, cancel)
+
+
+def cancel(options: CancelOptions) -> int:
+    """Leave the marker that stops requeues, then end all live jobs, on Slurm with one scancel."""
+    from mathmill.files import write_whole
+    from mathmill.launch.status import cancel_jobs, live_jobs
+    from mathmill.run import find_run
+
+    run = find_run(options.run)
+    live = live_jobs(run)
+    write_whole(run.folder / "cancelled", "")
+    cancel_jobs(live)
+    if not live:
+        print(f"run {run.name}: nothing is queued or running")
+    for job in live:
+        line = job.submission
+        print(
+            f"run {run.name}: stopping {line.name} {line.job_id or line.task_ids[0]} ({len(job.live)} of {len(job.tasks)} tasks)"
+        )
+    return 0
