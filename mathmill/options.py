@@ -36,7 +36,7 @@ def ended_by(run: Callable[[], int | None]) -> None:
         print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 141
     sys.exit(code)
 

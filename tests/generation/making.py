@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from mathmill.prompts import load_prompt
-
 from mathmill.generation.sets import SampleSet, Sampling, SetFolder, create_set
+from mathmill.prompts import load_prompt
 from mathmill.records import Problem, Solution, lines_of, short_sha
 from mathmill.run import Run
 

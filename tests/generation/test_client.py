@@ -43,6 +43,7 @@ async def served(answers, **options):
 
     app = web.Application()
     app.router.add_post("/v1/completions", complete)
+
     async def models(request):
         return web.json_response({"data": [{"id": "toy"}]})
 

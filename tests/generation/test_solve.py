@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-from mathmill.prompts import prompt_text
 
 from mathmill.generation.client import Completion, RequestRefusedError
 from mathmill.generation.sets import seed_of
 from mathmill.generation.solve import Origin, SampleFailedError, Solver
 from mathmill.grading import GradingPool
+from mathmill.prompts import prompt_text
 from mathmill.records import Problem
 from mathmill.sandbox import AsyncSandbox
 from tests.generation.making import problems_like, set_of

@@ -1,0 +1,1 @@
+"""What starts a server, knows when it is ready and which request fields it accepts."""
