@@ -1,4 +1,5 @@
 """The wheel carries what the project ships: it works from a folder where no checkout is."""
+
 import subprocess
 import sys
 import zipfile
@@ -25,7 +26,8 @@ def test_a_wheel_works_without_the_checkout(repo, workdir):
     with zipfile.ZipFile(next(workdir.glob("mathmill-*.whl"))) as wheel:
         wheel.extractall("site")
     command = [sys.executable, "-c", WORKS, "--cluster", "selene", "--num_jobs", "4", "--dry_run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(workdir / "site"), "PATH": "/usr/bin:/bin"})
+    surroundings = {"PYTHONPATH": str(workdir / "site"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("200 ")
     assert "#SBATCH --array=0-3" in done.stdout
