@@ -17,7 +17,7 @@ PACKAGE = REPO / "mathmill"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((REPO / "pipeline").glob("*.py"))
 NOT_DOMAIN = {"launch", "stages"}
-SHARED = {"errors", "files", "options", "paths", "records", "run"}
+SHARED = {"errors", "files", "options", "parent", "paths", "records", "run"}
 REFUSED_WORDS = {"manager", "handler", "engine", "backend", "wrapper", "utils", "helper", "base", "core", "misc"}
 STANDARD_LIBRARY_ONLY = [
     "mathmill.sandbox",

@@ -7,17 +7,28 @@ from pathlib import Path
 
 import msgspec
 
+from mathmill.errors import UserError
+from mathmill.generation.options import WorkerOptions
+from mathmill.generation.shards import is_whole
 from mathmill.generation.summary import print_summary
-from mathmill.generation.worker import WorkerOptions, run_worker
+from mathmill.generation.worker import run_worker
 from mathmill.options import ended_by, section
+from mathmill.parent import die_with_parent_if_told
 from mathmill.run import Run
 
 
 def main() -> int:
+    die_with_parent_if_told()
     options = msgspec.convert(section(sys.argv[1], "generation"), WorkerOptions)
     run = Run(Path(os.environ["MATHMILL_RUN"]))
-    code = asyncio.run(run_worker(run, options))
-    if code == 0:
+    try:
+        code = asyncio.run(run_worker(run, options))
+    except OSError as problem:  # a full disk, a file system that failed, a sandbox that died
+        where = f"{problem.filename}: " if problem.filename else ""
+        raise UserError(
+            f"{where}{problem.strerror or problem}; finished rows are safe: the same command goes on"
+        ) from None
+    if code == 0 and is_whole(run):
         print_summary(run)
     return code
 

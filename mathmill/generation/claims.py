@@ -100,10 +100,15 @@ class Claims:
     def take(self, folder: SetFolder, shards: Iterable[Shard]) -> tuple[Shard, int] | None:
         """Claim the first shard that nobody alive holds; its claim's number K with it."""
         claims = _highest(folder)
+        gone: dict[str, bool] = {}
         for shard in shards:
-            number, holder = claims.get(shard.name, (0, None))
-            if holder is not None and not self._is_gone(_content(folder.claims / f"{shard.name}.{number}")):
-                continue
+            number, claim = claims.get(shard.name, (0, None))
+            if claim is not None:
+                holder = _content(claim)
+                if holder not in gone:
+                    gone[holder] = self._is_gone(holder)
+                if not gone[holder]:
+                    continue
             if publish_once(folder.claims / f"{shard.name}.{number + 1}", self.card.name):
                 return shard, number + 1
         return None

@@ -10,7 +10,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Literal, NoReturn
 
 import aiohttp
 import msgspec
@@ -161,26 +161,32 @@ class CompletionClient:
             "seed": seed,
         }
         body = msgspec.json.encode({name: value for name, value in asked.items() if name in self._fields})
-        for attempt in range(self._attempts):
+        num_alone = num_tries = 0
+        while True:
             begun = time.monotonic()
             async with self.in_flight.place():
-                failure = await self._try(body)
-            if isinstance(failure, Completion):
+                answer = await self._try(body)
+            if isinstance(answer, Completion):
                 self._last_success = time.monotonic()
                 self.in_flight.went_well()
-                self.num_tokens += failure.num_tokens
-                return failure
-            self.failures[failure] += 1
-            while self._last_success < begun:  # nobody was answered meanwhile: the server's fault, not this request's
-                if time.monotonic() - self._last_success > self._patience_s:
-                    raise ServerLostError(
-                        f"{self.url} has answered nobody for {self._patience_s:.0f} s ({failure}); see its log"
-                    )
-                await asyncio.sleep(min(LONGEST_PAUSE_S, 0.2 * 2**attempt) * random.uniform(0.5, 1))
-                break
-            else:
-                await asyncio.sleep(min(LONGEST_PAUSE_S, 0.1 * 2**attempt) * random.uniform(0.5, 1))
-        raise RequestRefusedError(f"{failure}, {self._attempts} times")
+                self.num_tokens += answer.num_tokens
+                return answer
+            self.failures[answer] += 1
+            if self._last_success > begun:  # others were answered meanwhile: it may be this request's own fault
+                num_alone += 1
+                if num_alone == self._attempts:
+                    raise RequestRefusedError(f"{answer}, {num_alone} times while others were answered")
+            elif time.monotonic() - self._last_success > self._patience_s:
+                await self._refuse_or_give_up(answer)
+            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10)) * random.uniform(0.5, 1))
+            num_tries += 1
+
+    async def _refuse_or_give_up(self, failure: str) -> NoReturn:
+        """After our patience: is it the server, or the only request that is left?"""
+        smallest = {"model": self.model, "prompt": "The", "max_tokens": 1}
+        if isinstance(await self._try(msgspec.json.encode(smallest)), Completion):
+            raise RequestRefusedError(f"{failure}, for {self._patience_s:.0f} s, while another request is answered")
+        raise ServerLostError(f"{self.url} has answered nobody for {self._patience_s:.0f} s ({failure}); see its log")
 
     async def _try(self, body: bytes) -> Completion | str:
         """A completion, or the name of what went wrong and is worth another try."""

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mathmill.generation.client import CompletionClient
-from mathmill.generation.shards import Key, progress
+from mathmill.generation.shards import Key, progress, published_rows
 from mathmill.records import Solution
 from mathmill.run import Run
 
@@ -103,5 +103,4 @@ class Reporter:
         pause = FIRST_LINE_S
         while not self._ended.wait(pause):
             pause = LINE_S
-            done = sum(one.num_done for one in progress(self.run))
-            self.say(f"{self.line()}; the run: {done:,} of {self.num_rows:,} rows published")
+            self.say(f"{self.line()}; the run: {published_rows(self.run):,} of {self.num_rows:,} rows published")

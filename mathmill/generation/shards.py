@@ -71,6 +71,17 @@ def published(folder: SetFolder) -> set[str]:
     return {path.name.removesuffix(".jsonl") for path in folder.folder.glob("p*.jsonl") if _NAME.match(path.name)}
 
 
+def is_whole(run: Run) -> bool:
+    """Whether every shard of every set of the run is published."""
+    folders = set_folders(run)
+    return all({shard.name for shard in cut(one.load(), one.extents())} <= published(one) for one in folders)
+
+
+def published_rows(run: Run) -> int:
+    """Rows of all finished shards of a run, by their names alone."""
+    return sum(shard_of(name).num_rows for folder in set_folders(run) for name in published(folder))
+
+
 class _Key(msgspec.Struct):
     problem_id: str
     sample_index: int

@@ -11,6 +11,7 @@ from mathmill.records import CodeBlock, ErrorMessage, FinishReason, Problem, Sol
 from mathmill.sandbox import AsyncSandbox, AsyncSession
 
 Show = Callable[[str], None]
+SESSION_ATTEMPTS = 3
 LEAST_ROOM = 16
 """Tokens: a smaller rest of the context is not worth a request."""
 
@@ -59,12 +60,7 @@ class Solver:
 
     async def solve(self, problem: Problem, sample_index: int, show: Show = lambda text: None) -> Solution:
         """The finished solution. Raises SampleFailedError, and what ends a whole worker (server or sandbox lost)."""
-        draft = Draft(self.text_of(problem), seed_of(self.sample_set, problem.problem_id, sample_index), show)
-        if self.sandbox is None:
-            reason = await self._generate(draft)
-        else:
-            async with self.sandbox.session() as session:
-                reason = await self._generate_and_run(draft, session)
+        draft, reason = await self._draft(problem, seed_of(self.sample_set, problem.problem_id, sample_index), show)
         answer = extract_answer(draft.text)
         grade = await self.grading.grade(answer, problem.expected_answer)
         return Solution(
@@ -92,8 +88,23 @@ class Solver:
             code_sha=self.origin.code_sha,
         )
 
-    async def _generate_and_run(self, draft: Draft, session: AsyncSession) -> FinishReason:
-        """Rounds of generation, each but the last ended by a block of code that was run.
+    async def _draft(self, problem: Problem, seed: int, show: Show) -> tuple[Draft, FinishReason]:
+        """The text, its code run. A session that is lost is begun again while the sandbox itself is well."""
+        prompt = self.text_of(problem)
+        if self.sandbox is None:
+            draft = Draft(prompt, seed, show)
+            return draft, await self._generate(draft)
+        for _ in range(SESSION_ATTEMPTS):
+            draft = Draft(prompt, seed, show)
+            async with self.sandbox.session() as session:
+                reason = await self._generate_and_run(draft, session)
+            if reason is not None:
+                return draft, reason
+            await self.sandbox.stats()  # raises SandboxLost, which ends the worker: no row is to blame
+        raise SampleFailedError(f"its session in the sandbox was lost {SESSION_ATTEMPTS} times")
+
+    async def _generate_and_run(self, draft: Draft, session: AsyncSession) -> FinishReason | None:
+        """Rounds of generation, each but the last ended by a block of code that was run. None: the session was lost.
 
         `max_code_executions` blocks are run; a model that ends one more block stops there. (The published pipeline also
         stops right after the output of the last block; here the model may still say its answer.)
@@ -109,7 +120,7 @@ class Solver:
                 return "max_code_executions"
             block = await session.run(code, timeout=sampling.code_timeout_s)
             if block.status == "lost":
-                raise SampleFailedError("its session in the sandbox was lost")
+                return None
             draft.message = error_message(block, sampling.output_style)
             output = render_output(block, sampling.output_style, sampling.max_output_characters)
             draft.blocks.append(CodeBlock(code=code, output=output, status=block.status))

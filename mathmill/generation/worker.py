@@ -18,7 +18,7 @@ from mathmill.generation.client import CompletionClient, seeds_are_honoured
 from mathmill.generation.options import WorkerOptions
 from mathmill.generation.progress import Reporter
 from mathmill.generation.sets import SampleSet, SetFolder, set_folders
-from mathmill.generation.shards import Key, Shard, cut, journaled, publish, published
+from mathmill.generation.shards import Key, Shard, cut, is_whole, journaled, publish, published
 from mathmill.generation.solve import Origin, SampleFailedError, Solver
 from mathmill.grading import GradingPool
 from mathmill.paths import PACKAGE
@@ -123,7 +123,8 @@ class Worker:
     def close(self, opened: OpenShard) -> None:
         """Publish a shard whose rows are all settled."""
         opened.close()
-        publish(opened.folder, opened.shard, opened.problems)
+        if not publish(opened.folder, opened.shard, opened.problems):
+            self.reporter.say(f"{opened.shard.name} cannot be published yet: parts of it are not to be seen here")
         del self._open[f"{opened.folder.folder.name}/{opened.shard.name}"]
 
     async def work(self) -> None:
@@ -190,13 +191,6 @@ class Worker:
         if not opened.left:
             self.close(opened)
 
-    def is_whole(self) -> bool:
-        """Whether every shard of the run is published."""
-        return all(
-            {shard.name for shard in cut(solver.sample_set, folder.extents())} <= published(folder)
-            for folder, solver, _ in self.solvers
-        )
-
 
 def samples_left(opened: OpenShard) -> list[tuple[OpenShard, Problem, int]]:
     """The rows of a shard that are still to be made, in its order."""
@@ -223,7 +217,7 @@ def code_sha(run: Run) -> str:
 
 
 async def run_worker(run: Run, options: WorkerOptions) -> int:
-    """Work until nothing is left. 0: done, 75: drained with work left, 143: told to end; rows are safe in each case."""
+    """Work until nothing is left for us: 0. Drained with work left: 75; told to end: 143. Rows are safe in each case."""
     sets = [(folder, folder.load(), folder.load_problems()) for folder in set_folders(run)]
     address = find_server(run, options)
     card = this_worker()
@@ -282,4 +276,4 @@ async def end_well(worker: Worker, drain_s: float) -> int:
         if told:
             worker.reporter.say("told to end: every finished row is journaled")
             return 128 + told[0]
-    return WORK_LEFT if worker.draining and not worker.is_whole() else 0
+    return WORK_LEFT if worker.draining and not is_whole(worker.run) else 0

@@ -1,7 +1,6 @@
 """Grading in processes that can be killed: a wall limit from outside, a memory limit, every pair asked once."""
 
 import asyncio
-import ctypes
 import multiprocessing
 import resource
 import signal
@@ -13,12 +12,12 @@ from typing import cast
 from pebble import ProcessPool
 
 from mathmill.grading.compare import grade_quickly, grade_symbolically
+from mathmill.parent import die_with_parent
 from mathmill.records import Grade
 
 ANSWERS_A_WORKER = 2000
 """After so many a worker is replaced: SymPy's caches only grow."""
 KNOWN_VERDICTS = 200_000
-PR_SET_PDEATHSIG = 1
 
 
 class GradingPool:
@@ -81,7 +80,7 @@ def _prepare_worker(memory_mb: int) -> None:
     """In the worker: die with the parent, also when it is killed; leave Ctrl-C to the parent; bound the memory."""
     import mathmill.grading.symbolic  # noqa: F401  no comparison's time limit pays for SymPy's import
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,7 +1,7 @@
 """A job on this machine: bash on its script, one process a task."""
 
-import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mathmill.launch.submissions import LocalTask, append_submission, local_submission
+from mathmill.parent import die_with_parent
 from mathmill.run import Run
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_here(script: Path, tasks: int, run: Run) -> int:
@@ -36,6 +35,7 @@ def run_here(script: Path, tasks: int, run: Run) -> int:
         codes = []
         for task, child in enumerate(children):
             codes.append(_code(child.wait()))
+            shutil.rmtree(f"/tmp/mathmill-local-{child.pid}-{task}", ignore_errors=True)  # of a script that was killed
             if tasks > 1:
                 log = run.logs / f"{name}.local-{task}.log"
                 print(f"task {task} of {tasks} ended with code {codes[-1]}; its log: {log}", file=sys.stderr)
@@ -50,15 +50,11 @@ def _start(script: Path, task: int, tasks: int, run: Run) -> "subprocess.Popen[b
             env={**os.environ, "MATHMILL_TASK": str(task)},
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
     finally:
         if output is not None:
             output.close()
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _code(status: int) -> int:

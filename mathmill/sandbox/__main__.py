@@ -2,12 +2,11 @@
 
 import asyncio
 import os
-import signal
 import sys
 
 from mathmill.errors import UserError
 from mathmill.options import ended_by, section
-from mathmill.sandbox import syscalls
+from mathmill.parent import die_with_parent_if_told
 from mathmill.sandbox.supervisor import SandboxOptions, options_from, serve
 
 KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "MATHMILL_NODE_DIR",
@@ -18,8 +17,7 @@ def main() -> None:
     """Read the options and serve, in an environment that holds no secret that a session could read in /proc."""
     if os.environ.keys() - set(KEPT):
         os.execve(sys.executable, sys.orig_argv, {name: os.environ[name] for name in KEPT if name in os.environ})
-    if os.environ.get("MATHMILL_DIE_WITH_PARENT") == "1":
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent_if_told()
     asyncio.run(serve(_options(sys.argv[1]) if len(sys.argv) > 1 else SandboxOptions()))
 
 

@@ -1,6 +1,5 @@
 """One child process in a group of its own, that ends when we are told to. Standard library only."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -9,16 +8,10 @@ from collections.abc import Mapping
 from types import FrameType
 
 from mathmill.errors import UserError
+from mathmill.parent import die_with_parent
 
 GRACE_S = 10.0
 """How long the child may take to end after TERM."""
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LIBC = ctypes.CDLL(None, use_errno=True)  # looked up here: between fork and exec only little is safe
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Have Linux send this signal to us when our parent is gone, however it ended. Survives exec."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 class Child:
@@ -27,9 +20,8 @@ class Child:
     The group is not a session: a session would let the child outlive its Slurm job where jobs are tracked by session.
     """
 
-    def __init__(self, dies_with_us: bool = False):
+    def __init__(self) -> None:
         self.told_to_stop = False
-        self._dies_with_us = dies_with_us
         self._process: subprocess.Popen[bytes] | None = None
         self._kill_at = float("inf")
 
@@ -77,8 +69,7 @@ class Child:
 
     def _before_exec(self) -> None:
         os.setpgid(0, 0)
-        if self._dies_with_us:
-            die_with_parent(signal.SIGKILL)
+        die_with_parent(signal.SIGKILL)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.told_to_stop = True

@@ -6,7 +6,6 @@ the server, watches it and writes the address file; the others run their part of
 
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -17,10 +16,11 @@ from typing import Any, NoReturn
 from mathmill.errors import UserError
 from mathmill.files import write_whole
 from mathmill.options import ended_by, section
+from mathmill.parent import die_with_parent_if_told
 from mathmill.serving.address import Address, read_address, write_address
 from mathmill.serving.kind import Kind, Launch
 from mathmill.serving.kinds import find_kind
-from mathmill.serving.process import Child, die_with_parent
+from mathmill.serving.process import Child
 from mathmill.serving.ready import Probe
 
 PORT_ATTEMPTS = 3
@@ -49,8 +49,6 @@ class ServerOptions:
     """The name under which other nodes reach this one (default: its host name)."""
     port: int | None = None
     """The port to try first (default: a free one)."""
-    die_with_parent: bool = False
-    """End, server and all, when the process that started this one is gone."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def run_first(options: ServerOptions, place: Place, kind: Kind) -> int:
         write_whole(place.rendezvous, str(launch.rendezvous))
     deadline = time.monotonic() + 60 * options.start_minutes
     port = options.port or free_port(launch.bind)
-    with Child(dies_with_us=options.die_with_parent) as child:
+    with Child() as child:
         for _ in range(PORT_ATTEMPTS):
             server = start(kind, replace(launch, port=port), options, place, child)
             ended = watch_start(child, server, deadline)
@@ -236,8 +234,7 @@ def main() -> int:
     if len(sys.argv) != 2:
         raise UserError("give one argument, the job's JSON file")
     options = read_options(sys.argv[1])
-    if options.die_with_parent:
-        die_with_parent(signal.SIGTERM)
+    die_with_parent_if_told()
     place, kind = find_place(dict(os.environ)), find_kind(options.kind)
     if place.rank > 0:
         run_other(options, place, kind)

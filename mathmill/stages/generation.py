@@ -230,6 +230,8 @@ def generation_job(
         server_model=model.name,
         server_token_env=options.server_token_env,
         max_in_flight=options.max_in_flight,
+        # a task that is still busy when its limit comes is not queued again, so the drain ends well before
+        drain_s=0.7 * (cluster.stop_before_s or 600),
     )
     sections = {
         "server": server_section(model, here=cluster.executor == "local"),

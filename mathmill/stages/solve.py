@@ -20,6 +20,7 @@ from mathmill.errors import UserError
 from mathmill.generation.sets import SampleSet, Sampling
 from mathmill.launch.cluster import Model, load_cluster, resolve_model
 from mathmill.options import script
+from mathmill.parent import TOLD
 from mathmill.prompts import load_prompt
 from mathmill.records import Problem, short_sha
 from mathmill.serving.address import Address, read_address
@@ -106,8 +107,8 @@ def own_server(model: Model) -> Iterator[Address]:
     """A server of this model on this machine, for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="mathmill-solve-") as folder:
         job, log, ready = Path(folder, "job.json"), Path(folder, "server.log"), Path(folder, "servers", "solve.json")
-        job.write_text(json.dumps({"server": {**server_section(model, here=True), "die_with_parent": True}}))
-        surroundings = {**os.environ, "MATHMILL_RUN": folder, "MATHMILL_JOB": "solve"}
+        job.write_text(json.dumps({"server": server_section(model, here=True)}))
+        surroundings = {**os.environ, "MATHMILL_RUN": folder, "MATHMILL_JOB": "solve", TOLD: "1"}
         with log.open("wb") as output:
             command = [sys.executable, "-m", "mathmill.serving.start", str(job)]
             server = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)

@@ -124,7 +124,7 @@ def test_a_request_that_alone_fails_is_refused_while_others_are_answered():
                     await asyncio.sleep(0.01)
 
             busy = asyncio.create_task(others())
-            with pytest.raises(RequestRefusedError, match="status 500, 4 times"):
+            with pytest.raises(RequestRefusedError, match="status 500, 4 times while others were answered"):
                 await client.complete("bad", max_tokens=8, temperature=0, top_p=1, stop=[], seed=0)
             busy.cancel()
 
@@ -160,6 +160,26 @@ def test_a_dead_server_is_lost_after_our_patience():
     async def scene():
         async with CompletionClient("http://127.0.0.1:9", "toy", fields=FIELDS, patience_s=0.5) as client:
             with pytest.raises(ServerLostError, match="has answered nobody for"):
+                await ask(client)
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_is_down_for_a_while_costs_no_request():
+    async def scene():
+        async with served([*[web.Response(status=503)] * 12, GOOD], attempts=2, patience_s=60) as client:
+            assert (await ask(client)).text == "hello"
+
+    asyncio.run(scene())
+
+
+def test_the_last_request_that_alone_fails_is_refused_and_not_the_server_given_up():
+    def answer(asked):
+        return GOOD if asked["prompt"] == "The" else web.Response(status=500)
+
+    async def scene():
+        async with served([answer], patience_s=0.3) as client:
+            with pytest.raises(RequestRefusedError, match="while another request is answered"):
                 await ask(client)
 
     asyncio.run(scene())

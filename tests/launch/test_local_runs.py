@@ -305,6 +305,8 @@ def test_nothing_outlives_a_kill_of_the_launcher_or_the_script(run: Run, repo: P
     finally:
         launcher.kill()
         launcher.wait()
+    wait_for(lambda: leftovers(run) == [] or victim == "script")
+    assert [path for path in leftovers(run) if path.parent == Path("/tmp")] == []
     if victim == "launcher":
         assert wait_for(lambda: main_notes(run)[-1] == "ended 143")
 

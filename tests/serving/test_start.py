@@ -237,7 +237,6 @@ def test_sglang_on_two_nodes_meets_where_the_first_task_says(step, impostors, tm
 
 @pytest.mark.parametrize("victim", ["script", "step"])
 def test_a_server_does_not_outlive_a_killed_script_or_step(step, tmp_path, victim):
-    step.options["die_with_parent"] = True
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "job.json").write_text(json.dumps({"server": step.options}))
     script = textwrap.dedent(f"""
@@ -246,6 +245,7 @@ def test_a_server_does_not_outlive_a_killed_script_or_step(step, tmp_path, victi
         wait
     """)
     environment = {"MATHMILL_RUN": str(tmp_path), "MATHMILL_JOB": "77", "PYTHONPATH": str(REPOSITORY)}
+    environment["MATHMILL_DIE_WITH_PARENT"] = "1"
     with subprocess.Popen(["bash", "-c", script], env=os.environ | environment) as bash:
         try:
             wait_until(step.address.exists)

@@ -1,0 +1,22 @@
+"""Processes that end when their parent is gone, however it ended. Standard library only."""
+
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+TOLD = "MATHMILL_DIE_WITH_PARENT"
+_LIBC = ctypes.CDLL(None, use_errno=True)  # looked up here: between fork and exec only little is safe
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have Linux send this signal to us when our parent is gone. Survives exec."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
+def die_with_parent_if_told() -> bool:
+    """TERM when the parent is gone, where the environment asks for it, as a local job does of its steps."""
+    told = os.environ.get(TOLD) == "1"
+    if told:
+        die_with_parent(signal.SIGTERM)
+    return told
