@@ -18,6 +18,10 @@ def text_maker(prompt: Prompt, model_path: str) -> Callable[[Problem], str]:
     """Makes the text that a model continues: the prompt's own, or by the chat template in the model's folder."""
     if prompt.template == "raw":
         return lambda problem: prompt_text(prompt, problem)
+    if not model_path:
+        raise UserError(
+            f"prompt '{prompt.name}' is a chat: name the model's folder with --model, for its chat template"
+        )
     return lambda problem: chat_text(prompt_messages(prompt, problem), model_path)
 
 

@@ -9,7 +9,8 @@ import msgspec
 
 from mathmill.errors import UserError
 from mathmill.generation.options import WorkerOptions
-from mathmill.generation.shards import is_whole
+from mathmill.generation.sets import set_folders
+from mathmill.generation.shards import left
 from mathmill.generation.summary import print_summary
 from mathmill.generation.worker import run_worker
 from mathmill.options import ended_by, section
@@ -28,7 +29,7 @@ def main() -> int:
         raise UserError(
             f"{where}{problem.strerror or problem}; finished rows are safe: the same command goes on"
         ) from None
-    if code == 0 and is_whole(run):
+    if code == 0 and not any(left(folder, folder.load()) for folder in set_folders(run)):
         print_summary(run)
     return code
 

@@ -101,12 +101,13 @@ class Claims:
         """Claim the first shard that nobody alive holds; its claim's number K with it."""
         claims = _highest(folder)
         gone: dict[str, bool] = {}
+        now = self._now() if claims else 0.0
         for shard in shards:
             number, claim = claims.get(shard.name, (0, None))
             if claim is not None:
                 holder = _content(claim)
                 if holder not in gone:
-                    gone[holder] = self._is_gone(holder)
+                    gone[holder] = self._is_gone(holder, now)
                 if not gone[holder]:
                     continue
             if publish_once(folder.claims / f"{shard.name}.{number + 1}", self.card.name):
@@ -131,17 +132,21 @@ class Claims:
         first, since = self._watched.setdefault(name, (beat, time.monotonic()))
         return beat == first and time.monotonic() - since < self.lease_s + 2 * self.beat_s
 
-    def _is_gone(self, name: str) -> bool:
+    def _is_gone(self, name: str, now: float) -> bool:
         if name == self.card.name:
             return False
+        if not name:  # an empty claim: nobody's
+            return True
         heartbeat = self.workers / name
         try:
             card = msgspec.json.decode(heartbeat.read_bytes(), type=WorkerCard)
             if self._was_here(card):
                 return True
-            return self._now() - heartbeat.stat().st_mtime > self.lease_s
-        except (OSError, msgspec.DecodeError):
+            return now - heartbeat.stat().st_mtime > self.lease_s
+        except (FileNotFoundError, msgspec.DecodeError):  # it ended well
             return True
+        except OSError:  # a file system in trouble says nothing of the holder
+            return False
 
     def _was_here(self, card: WorkerCard) -> bool:
         """Dead for certain: our own earlier attempt, or a process of this machine that is no more."""
@@ -172,7 +177,4 @@ def _highest(folder: SetFolder) -> dict[str, tuple[int, Path]]:
 
 
 def _content(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    return path.read_text()

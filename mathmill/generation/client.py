@@ -18,7 +18,7 @@ import msgspec
 from mathmill.errors import UserError
 
 RETRIED_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
-CONGESTED_STATUSES = {429, 503}
+CONGESTED = {"status 429", "status 503"}
 LONGEST_PAUSE_S = 30.0
 
 
@@ -42,7 +42,6 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: str | None
     """The stop string, where the server tells; None where the model ended by itself or the server does not tell."""
     num_tokens: int
-    num_prompt_tokens: int
 
 
 class _Choice(msgspec.Struct):
@@ -53,7 +52,6 @@ class _Choice(msgspec.Struct):
 
 class _Usage(msgspec.Struct):
     completion_tokens: int
-    prompt_tokens: int = 0
 
 
 class _Answer(msgspec.Struct):
@@ -162,9 +160,10 @@ class CompletionClient:
         }
         body = msgspec.json.encode({name: value for name, value in asked.items() if name in self._fields})
         num_alone = num_tries = 0
+        failing_since = float("inf")
         while True:
-            begun = time.monotonic()
             async with self.in_flight.place():
+                begun = time.monotonic()
                 answer = await self._try(body)
             if isinstance(answer, Completion):
                 self._last_success = time.monotonic()
@@ -172,14 +171,17 @@ class CompletionClient:
                 self.num_tokens += answer.num_tokens
                 return answer
             self.failures[answer] += 1
-            if self._last_success > begun:  # others were answered meanwhile: it may be this request's own fault
+            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10)) * random.uniform(0.5, 1))
+            num_tries += 1
+            failing_since = min(failing_since, begun)
+            if answer in CONGESTED:
+                num_alone = 0
+            elif self._last_success > begun:  # others were answered meanwhile: it may be this request's own fault
                 num_alone += 1
                 if num_alone == self._attempts:
                     raise RequestRefusedError(f"{answer}, {num_alone} times while others were answered")
-            elif time.monotonic() - self._last_success > self._patience_s:
+            if time.monotonic() - max(self._last_success, failing_since) > self._patience_s:
                 await self._refuse_or_give_up(answer)
-            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10)) * random.uniform(0.5, 1))
-            num_tries += 1
 
     async def _refuse_or_give_up(self, failure: str) -> NoReturn:
         """After our patience: is it the server, or the only request that is left?"""
@@ -213,15 +215,15 @@ class CompletionClient:
             finish_reason=choice.finish_reason,
             stopped_by=choice.stop_reason if isinstance(choice.stop_reason, str) else None,
             num_tokens=answer.usage.completion_tokens,
-            num_prompt_tokens=answer.usage.prompt_tokens,
         )
 
     def _refusal(self, status: int, content: bytes) -> str:
         said = content[:300].decode(errors="replace").strip()
         if status in RETRIED_STATUSES:
-            if status in CONGESTED_STATUSES:
+            failure = f"status {status}"
+            if failure in CONGESTED:
                 self.in_flight.was_congested()
-            return f"status {status}"
+            return failure
         if status in (401, 403):
             raise ServerLostError(f"{self.url} refuses our token (status {status}); is it another job's server?")
         if status == 404:
@@ -256,18 +258,22 @@ async def served_model(url: str, token: str | None) -> str:
     return listed[0]
 
 
-async def seeds_are_honoured(client: CompletionClient) -> bool:
-    """Whether one seed gives one text. Raises UserError when different seeds give equal texts at temperature 1.
+async def seeds_are_honoured(client: CompletionClient, needed: bool = True) -> bool:
+    """Whether one seed gives one text. UserError when different seeds give equal texts at temperature 1, or none is given.
 
-    Such a server would fill a run with copies. An open prompt and 24 tokens leave any real model a choice.
+    Such a server would fill a run with copies, unless all of it is greedy: then seeds are not `needed`. An open prompt
+    and 24 tokens leave any real model a choice.
     """
 
     async def text(seed: int) -> str:
         asked = await client.complete("The", max_tokens=24, temperature=1.0, top_p=1.0, stop=[], seed=seed)
         return asked.text
 
-    first, again, *others = await asyncio.gather(*map(text, (11, 11, 12, 13, 14, 15)))
-    if all(other == first for other in others):
+    try:
+        first, again, *others = await asyncio.gather(*map(text, (11, 11, 12, 13, 14, 15)))
+    except RequestRefusedError as refusal:
+        raise UserError(f"{client.url} refuses a plain request: {refusal}") from None
+    if needed and all(other == first for other in others):
         raise UserError(
             f"{client.url} gives the same text for five different seeds at temperature 1; "
             "samples of it would be copies. Turn its sampling on, or ask for one greedy sample with --temperature 0"

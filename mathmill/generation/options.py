@@ -3,9 +3,11 @@
 import msgspec
 
 
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Section `generation` of a job's JSON file."""
 
+    model: str
+    """The model's name: the worker makes the run's sets that are this model's."""
     model_path: str
     server_address: str | None = None
     """URL of a server that is already there; None: this job's own, by its address file."""

@@ -13,10 +13,9 @@ OutputStyle = Literal["omi1", "ipython"]
 
 def open_code(text: str) -> str | None:
     """The code of a block that was begun and not ended, as a stop at `</llm-code>` leaves it; None where there is none."""
-    begin = text.rfind(CODE_BEGIN)
-    if begin < 0 or text.find(CODE_END, begin) >= 0:
-        return None
-    return text[begin + len(CODE_BEGIN) :].strip("\n")
+    written = text.rpartition(OUTPUT_END)[2]  # tags that a block printed are not the model's
+    _, begun, code = written.rpartition(CODE_BEGIN)
+    return code.strip("\n") if begun and CODE_END not in code else None
 
 
 def output_after(text: str, output: str) -> str:
@@ -44,12 +43,17 @@ def render_output(block: BlockResult, style: OutputStyle, max_characters: int) -
     """
     if style == "omi1":
         shown = block.stderr if block.status == "error" else block.result
-        return (shown if shown is not None else "None").strip("\n")[:max_characters]
+        return _encodable((shown if shown is not None else "None").strip("\n"))[:max_characters]
     parts = [block.stdout, block.result or "", block.stderr if block.status == "error" else _notice(block)]
     shown = "\n".join(part.strip("\n") for part in parts if part.strip("\n"))
     if len(shown) > max_characters or block.truncated:
         shown = f"{shown[:max_characters]}\n[output cut at {max_characters} characters]"
-    return shown
+    return _encodable(shown)
+
+
+def _encodable(text: str) -> str:
+    """Python can print lone surrogates, which no file and no server takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _notice(block: BlockResult) -> str:

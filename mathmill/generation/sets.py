@@ -103,15 +103,24 @@ class SetFolder:
             raise UserError(f"{self.config}: not a sample set of this version: {problem}") from None
 
     def load_problems(self) -> list[Problem]:
-        return list(read_records(self.problems, Problem))
+        """The problems, which must be those that the set was created with."""
+        problems = list(read_records(self.problems, Problem))
+        if short_sha(lines_of(problems)) != self.load().problems_sha:
+            raise UserError(f"{self.problems} is not what {self.config} was made with; use another run name")
+        return problems
 
     def extents(self) -> list[int]:
         """Every number of samples that was asked for, ascending. Each is a file of its own; none is ever removed."""
         return sorted(int(path.name.rpartition(".")[2]) for path in self.folder.glob("samples.*"))
 
+    def extents_with(self, num_samples: int) -> list[int]:
+        """The extents once this many samples are asked for."""
+        extents = self.extents()
+        return [*extents, num_samples] if num_samples > max(extents, default=0) else extents
+
     def grow(self, num_samples: int) -> None:
         """Ask for this many samples a problem; fewer than there are changes nothing."""
-        if num_samples > max(self.extents(), default=0):
+        if self.extents_with(num_samples) != self.extents():
             publish_once(self.folder / f"samples.{num_samples:06d}", b"")
 
 
@@ -120,16 +129,19 @@ def set_folders(run: Run) -> list[SetFolder]:
     return [SetFolder(path.parent) for path in sorted(run.solutions.glob("*/set.yaml"))]
 
 
+def sets_of(run: Run, model: str) -> list[SetFolder]:
+    """The sets of a run that this model makes: another model's are another job's work."""
+    return [folder for folder in set_folders(run) if folder.load().model == model]
+
+
 def create_set(run: Run, sample_set: SampleSet, problems: list[Problem]) -> SetFolder:
     """Write a set once; an existing one must be the same but for its number of samples."""
     folder = SetFolder(run.solutions / sample_set.name)
-    if folder.config.exists():
-        refuse_other_options(run, folder.load(), sample_set)
-        return folder
     for path in (folder.claims, folder.parts, folder.quarantine):
         path.mkdir(parents=True, exist_ok=True)
     publish_once(folder.problems, lines_of(problems))
     publish_once(folder.config, msgspec.yaml.encode(sample_set))
+    refuse_other_options(run, folder.load(), sample_set)  # another launch may have been first
     return folder
 
 

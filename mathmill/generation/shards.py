@@ -71,10 +71,10 @@ def published(folder: SetFolder) -> set[str]:
     return {path.name.removesuffix(".jsonl") for path in folder.folder.glob("p*.jsonl") if _NAME.match(path.name)}
 
 
-def is_whole(run: Run) -> bool:
-    """Whether every shard of every set of the run is published."""
-    folders = set_folders(run)
-    return all({shard.name for shard in cut(one.load(), one.extents())} <= published(one) for one in folders)
+def left(folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
+    """The shards of a set that are not published."""
+    done = published(folder)
+    return [shard for shard in cut(sample_set, folder.extents()) if shard.name not in done]
 
 
 def published_rows(run: Run) -> int:

@@ -29,6 +29,11 @@ class Origin:
     code_sha: str
 
 
+def seed_of_round(seed: int, number: int) -> int:
+    """A seed for each round of a solution, so that its rounds do not draw the same numbers; the first has the sample's."""
+    return (seed + number * 0x9E3779B1) & 0x7FFFFFFF
+
+
 @dataclass
 class Draft:
     """A solution in the making."""
@@ -40,6 +45,8 @@ class Draft:
     blocks: list[CodeBlock] = field(default_factory=list)
     message: ErrorMessage = "not_executed"
     num_tokens: int = 0
+    stopped_by: str | None = None
+    """The stop string of the last round, where the server tells."""
 
     def add(self, text: str) -> None:
         self.text += text
@@ -112,13 +119,13 @@ class Solver:
         sampling = self.sample_set.sampling
         while True:
             ended = await self._generate(draft)
-            code = open_code(draft.text) if ended == "stop" else None
+            code = open_code(draft.text) if ended == "stop" and draft.stopped_by in (None, CODE_END) else None
             if code is None:
                 return ended
             if len(draft.blocks) == sampling.max_code_executions:
                 draft.message = "max_code_executions"
                 return "max_code_executions"
-            block = await session.run(code, timeout=sampling.code_timeout_s)
+            block = await session.run(code, timeout=sampling.code_timeout_s, max_output=sampling.max_output_characters)
             if block.status == "lost":
                 return None
             draft.message = error_message(block, sampling.output_style)
@@ -142,7 +149,7 @@ class Solver:
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     stop=self._stop,
-                    seed=draft.seed,
+                    seed=seed_of_round(draft.seed, len(draft.blocks)),
                 )
                 break
             except RequestRefusedError as refusal:
@@ -154,6 +161,7 @@ class Solver:
                         return "context"
                     raise SampleFailedError(f"its prompt is too long: {refusal}") from None
         draft.num_tokens += written.num_tokens
+        draft.stopped_by = written.stopped_by
         draft.add(written.text)
         return written.finish_reason
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,13 +13,14 @@ from pathlib import Path
 import msgspec
 
 from mathmill.chat_template import text_maker
+from mathmill.errors import UserError
 from mathmill.files import sync_folder
 from mathmill.generation.claims import Claims, Heartbeat, WorkerCard, this_worker
 from mathmill.generation.client import CompletionClient, seeds_are_honoured
 from mathmill.generation.options import WorkerOptions
 from mathmill.generation.progress import Reporter
-from mathmill.generation.sets import SampleSet, SetFolder, set_folders
-from mathmill.generation.shards import Key, Shard, cut, is_whole, journaled, publish, published
+from mathmill.generation.sets import SampleSet, SetFolder, sets_of
+from mathmill.generation.shards import Key, Shard, journaled, left, publish, published
 from mathmill.generation.solve import Origin, SampleFailedError, Solver
 from mathmill.grading import GradingPool
 from mathmill.paths import PACKAGE
@@ -54,6 +56,11 @@ class OpenShard:
     """`SHARD.K.WORKER`: the name of this claimant's files."""
     left: set[Key]
     _files: dict[Path, int] = field(default_factory=dict)
+    _syncing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.folder.folder.name, self.shard.name
 
     def journal(self, solution: Solution) -> None:
         """Append a row; it outlives this process once this returns, and this node after the next sync."""
@@ -74,14 +81,16 @@ class OpenShard:
             raise OSError(28, f"{path}: a row could not be written whole; is the disk full?")
 
     def sync(self) -> None:
-        for descriptor in self._files.values():
-            os.fsync(descriptor)
+        with self._syncing:
+            for descriptor in list(self._files.values()):
+                os.fsync(descriptor)
 
     def close(self) -> None:
         self.sync()
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        with self._syncing:
+            for descriptor in self._files.values():
+                os.close(descriptor)
+            self._files.clear()
 
 
 @dataclass
@@ -95,37 +104,40 @@ class Worker:
     client: CompletionClient
     reporter: Reporter
     draining: bool = False
-    _open: dict[str, OpenShard] = field(default_factory=dict)
+    _open: dict[tuple[str, str], OpenShard] = field(default_factory=dict)
 
     def _left(self, folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
         """Shards that are neither published nor open here; each task begins at a place of its own."""
-        done = published(folder)
-        shards = [shard for shard in cut(sample_set, folder.extents()) if shard.name not in done]
+        shards = left(folder, sample_set)
         task, tasks = int(os.environ.get("MATHMILL_TASK", 0)), int(os.environ.get("MATHMILL_TASKS", 1))
         first = len(shards) * task // max(tasks, 1)
         return [
-            shard for shard in shards[first:] + shards[:first] if f"{folder.folder.name}/{shard.name}" not in self._open
+            shard for shard in shards[first:] + shards[:first] if (folder.folder.name, shard.name) not in self._open
         ]
 
     def claim(self) -> OpenShard | None:
         """Claim and open the next shard of any set; None when nothing is to be had."""
         for folder, solver, problems in self.solvers:
-            taken = self.claims.take(folder, self._left(folder, solver.sample_set))
-            if taken is None:
-                continue
-            shard, number = taken
-            left = set(shard.keys(problems)) - journaled(folder, shard)
-            opened = OpenShard(folder, shard, solver, problems, f"{shard.name}.{number:04d}.{self.card.name}", left)
-            self._open[f"{folder.folder.name}/{shard.name}"] = opened
-            return opened
+            while taken := self.claims.take(folder, self._left(folder, solver.sample_set)):
+                shard, number = taken
+                rows = set(shard.keys(problems)) - journaled(folder, shard)
+                if shard.name in published(folder):  # by its last holder, since we looked
+                    continue
+                label = f"{shard.name}.{number:04d}.{self.card.name}"
+                opened = OpenShard(folder, shard, solver, problems, label, rows)
+                self._open[opened.key] = opened
+                return opened
         return None
 
-    def close(self, opened: OpenShard) -> None:
+    async def close(self, opened: OpenShard) -> None:
         """Publish a shard whose rows are all settled."""
+        del self._open[opened.key]
+        await asyncio.to_thread(self._publish, opened)
+
+    def _publish(self, opened: OpenShard) -> None:
         opened.close()
         if not publish(opened.folder, opened.shard, opened.problems):
             self.reporter.say(f"{opened.shard.name} cannot be published yet: parts of it are not to be seen here")
-        del self._open[f"{opened.folder.folder.name}/{opened.shard.name}"]
 
     async def work(self) -> None:
         """Until no shard is left for us. Raises ServerLostError and OSError (disk) with all finished rows journaled."""
@@ -133,7 +145,7 @@ class Worker:
             while (opened := await self._claim_or_wait()) is not None:
                 await self._work_from(opened)
         finally:
-            for opened in self._open.values():
+            for opened in list(self._open.values()):
                 opened.close()
 
     async def _claim_or_wait(self) -> OpenShard | None:
@@ -142,8 +154,8 @@ class Worker:
             opened = await asyncio.to_thread(self.claim)
             if opened is not None:
                 return opened
-            left = [(folder, self._left(folder, solver.sample_set)) for folder, solver, _ in self.solvers]
-            if not any(self.claims.others_may_be_gone(folder, shards) for folder, shards in left):
+            held = [(folder, self._left(folder, solver.sample_set)) for folder, solver, _ in self.solvers]
+            if not any(self.claims.others_may_be_gone(folder, shards) for folder, shards in held):
                 return None
             self.reporter.say("all work is claimed; waiting to see whether its holders live")
             await asyncio.sleep(self.claims.beat_s / 3)
@@ -160,7 +172,7 @@ class Worker:
                 while opened is not None and not self.draining and len(going) + len(queue) < most:
                     queue.extend(samples_left(opened))
                     if not opened.left:
-                        self.close(opened)
+                        await self.close(opened)
                     opened = await asyncio.to_thread(self.claim)
                 while queue and len(going) < most and not self.draining:
                     going.add(asyncio.create_task(self._settle(*queue.popleft())))
@@ -171,8 +183,8 @@ class Worker:
                     task.result()
                 if time.monotonic() - synced > SYNC_S:
                     synced = time.monotonic()
-                    for shard in self._open.values():
-                        shard.sync()
+                    for shard in list(self._open.values()):
+                        await asyncio.to_thread(shard.sync)
         finally:
             for task in going:
                 task.cancel()
@@ -182,14 +194,21 @@ class Worker:
         key = (problem.problem_id, sample_index)
         try:
             solution = await opened.solver.solve(problem, sample_index)
-        except SampleFailedError as reason:
-            opened.set_aside(key, str(reason))
-            self.reporter.set_aside(key, str(reason))
+        except (UserError, OSError):  # the server, the sandbox or the disk: no row is to blame
+            raise
+        except Exception as failure:  # one bad sample never ends the job
+            reason = str(failure) if isinstance(failure, SampleFailedError) else f"{type(failure).__name__}: {failure}"
+            opened.set_aside(key, reason)
+            self.reporter.set_aside(key, reason)
         else:
             opened.journal(solution)
             self.reporter.finished(solution)
         if not opened.left:
-            self.close(opened)
+            await self.close(opened)
+
+    def is_done(self) -> bool:
+        """Whether every shard of the sets that this worker works on is published."""
+        return not any(left(folder, solver.sample_set) for folder, solver, _ in self.solvers)
 
 
 def samples_left(opened: OpenShard) -> list[tuple[OpenShard, Problem, int]]:
@@ -218,7 +237,7 @@ def code_sha(run: Run) -> str:
 
 async def run_worker(run: Run, options: WorkerOptions) -> int:
     """Work until nothing is left for us: 0. Drained with work left: 75; told to end: 143. Rows are safe in each case."""
-    sets = [(folder, folder.load(), folder.load_problems()) for folder in set_folders(run)]
+    sets = [(folder, folder.load(), folder.load_problems()) for folder in sets_of(run, options.model)]
     address = find_server(run, options)
     card = this_worker()
     async with contextlib.AsyncExitStack() as stack:
@@ -232,7 +251,7 @@ async def run_worker(run: Run, options: WorkerOptions) -> int:
                 patience_s=options.patience_s,
             )
         )
-        honoured = await seeds_are_honoured(client) if any(one.sampling.temperature > 0 for _, one, _ in sets) else None
+        honoured = await seeds_are_honoured(client, needed=any(one.sampling.temperature > 0 for _, one, _ in sets))
         sandbox = None
         if any(one.prompt.code for _, one, _ in sets):
             sandbox = await AsyncSandbox.connect(f"{os.environ['MATHMILL_NODE_DIR']}/sandbox/socket")
@@ -276,4 +295,4 @@ async def end_well(worker: Worker, drain_s: float) -> int:
         if told:
             worker.reporter.say("told to end: every finished row is journaled")
             return 128 + told[0]
-    return WORK_LEFT if worker.draining and not is_whole(worker.run) else 0
+    return WORK_LEFT if worker.draining and not worker.is_done() else 0

@@ -132,8 +132,8 @@ def load_cluster(name_or_path: str) -> Cluster:
     return replace(cluster, models={**_bundled_models(), **cluster.models})
 
 
-def resolve_model(name_or_path: str, cluster: Cluster) -> Model:
-    """The model of this name in the cluster's file, or a Hugging Face folder.
+def resolve_model(name_or_path: str, cluster: Cluster, server: str | None = None) -> Model:
+    """The model of this name in the cluster's file, or a Hugging Face folder; `server` goes before the kind named there.
 
     A folder is served by the bundled server on `executor: local` and by trtllm with a whole node's GPUs elsewhere.
     """
@@ -148,6 +148,7 @@ def resolve_model(name_or_path: str, cluster: Cluster) -> Model:
         kind = "bundled" if cluster.executor == "local" else "trtllm"
         entry = ModelEntry(path=str(folder.resolve()), server=kind, context_length=_context_length(folder))
         name_or_path = folder.resolve().name
+    entry = replace(entry, server=server or entry.server)
     gpus = entry.gpus if entry.gpus is not None else 0 if entry.server == "bundled" else cluster.gpus_per_node
     path = Path(entry.path).expanduser()
     if not path.is_absolute():

@@ -77,8 +77,7 @@ def launch(
         for job in jobs
         for part in split_job(job, cluster.max_array_size if cluster.executor == "slurm" else job.tasks)
     ]
-    if not options.dry_run:
-        parts = [replace(part, name=_free_name(part.name, run)) for part in parts]
+    parts = [replace(part, name=_free_name(part.name, run)) for part in parts]
     scripts = [render(part, cluster, run, code_sha()) for part in parts]
     show(_head(parts, cluster, run, summary))
     if options.dry_run:

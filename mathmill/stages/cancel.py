@@ -26,14 +26,13 @@ def cancel(options: CancelOptions) -> int:
     from mathmill.run import find_run
 
     run = find_run(options.run)
+    write_whole(run.folder / "cancelled", "")  # first, so that nothing queues again while we look
     live = live_jobs(run)
-    write_whole(run.folder / "cancelled", "")
     cancel_jobs(live)
     if not live:
         print(f"run {run.name}: nothing is queued or running")
     for job in live:
         line = job.submission
-        print(
-            f"run {run.name}: stopping {line.name} {line.job_id or line.task_ids[0]} ({len(job.live)} of {len(job.tasks)} tasks)"
-        )
+        tasks = f"{len(job.live)} of {len(job.tasks)} tasks"
+        print(f"run {run.name}: stopping {line.name} {line.job_id or line.task_ids[0]} ({tasks})")
     return 0

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,15 @@ from mathmill.chat_template import text_maker
 from mathmill.errors import UserError
 from mathmill.files import publish_once
 from mathmill.generation.options import WorkerOptions
-from mathmill.generation.sets import SampleSet, Sampling, SetFolder, create_set, refuse_other_options, shard_shape
+from mathmill.generation.sets import (
+    SampleSet,
+    Sampling,
+    SetFolder,
+    create_set,
+    refuse_other_options,
+    sets_of,
+    shard_shape,
+)
 from mathmill.generation.shards import cut, published
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
@@ -108,7 +116,8 @@ def run_generation(options: GenerationOptions) -> int:
     if not (options.dry_run or options.test_only):
         create_run(run)
         create_set(run, sample_set, problems).grow(options.num_samples)
-    job = generation_job(options, model, sample_set, work, cluster)
+    runs_code = sample_set.prompt.code or any(one.load().prompt.code for one in sets_of(run, model.name))
+    job = generation_job(options, model, work, cluster, runs_code)
     return launch([job], cluster, run, options, work_lines(options, sample_set, work))
 
 
@@ -135,15 +144,27 @@ def refuse_contradictions(options: GenerationOptions) -> None:
 def model_of(options: GenerationOptions, cluster: Cluster) -> Model:
     """The model of the options; for a server that is already there, under the name that it serves."""
     if options.server_address is None:
-        model = resolve_model(options.model or BUNDLED_MODEL, cluster)
-        find_kind(options.server or model.server)
-        return replace(model, server=options.server) if options.server else model
-    name = options.model
-    if name is None:
-        from mathmill.generation.client import served_model
+        if options.server is not None:
+            find_kind(options.server)
+        return resolve_model(options.model or BUNDLED_MODEL, cluster, options.server)
+    from mathmill.generation.client import served_model
 
-        name = asyncio.run(served_model(options.server_address, os.environ.get(options.server_token_env)))
-    return Model(name=name, path="", context_length=None, server="openai", gpus=0, nodes=1, arguments=[])
+    warn_of_withheld_token(options, cluster)
+    token = os.environ.get(options.server_token_env)
+    folder = Path(options.model or "").expanduser()
+    is_folder = options.model is not None and (folder / "config.json").is_file()  # its chat template is needed
+    name = (
+        options.model if options.model and not is_folder else asyncio.run(served_model(options.server_address, token))
+    )
+    path = str(folder.resolve()) if is_folder else ""
+    return Model(name=name, path=path, context_length=None, server="openai", gpus=0, nodes=1, arguments=[])
+
+
+def warn_of_withheld_token(options: GenerationOptions, cluster: Cluster) -> None:
+    """A token that is set here does not reach a cluster's nodes unless the cluster's file names it."""
+    name = options.server_token_env
+    if cluster.executor == "slurm" and name in os.environ and name not in cluster.env:
+        print(f"note: {name} is set here but not passed on: add it under env: in {cluster.file}", file=sys.stderr)
 
 
 def sample_set_of(options: GenerationOptions, model: Model, problems: list[Problem]) -> SampleSet:
@@ -186,8 +207,7 @@ class Work:
 
 def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int) -> Work:
     """The work of a set with this many samples a problem, less what is published; the folder need not exist."""
-    extents = [*(one for one in folder.extents() if one < num_samples), num_samples]
-    shards = cut(sample_set, sorted({*extents, *folder.extents()}))
+    shards = cut(sample_set, folder.extents_with(num_samples))
     done = published(folder)
     left = [shard for shard in shards if shard.name not in done]
     return Work(len(shards), sum(s.num_rows for s in shards), len(left), sum(s.num_rows for s in left))
@@ -215,16 +235,15 @@ def create_run(run: Run) -> None:
         publish_once(run.config, msgspec.yaml.encode({"name": run.name, "created": created, "version": __version__}))
 
 
-def generation_job(
-    options: GenerationOptions, model: Model, sample_set: SampleSet, work: Work, cluster: Cluster
-) -> Job:
+def generation_job(options: GenerationOptions, model: Model, work: Work, cluster: Cluster, runs_code: bool) -> Job:
     """The job that makes the samples: a server unless there is one, a sandbox if code is to be run, and the worker."""
     steps = [
         *([server_step(model)] if options.server_address is None else []),
-        *([sandbox_step()] if sample_set.prompt.code else []),
+        *([sandbox_step()] if runs_code else []),
         Step(name="generation", role="client", module="mathmill.generation", main=True, secrets=True),
     ]
     worker = WorkerOptions(
+        model=model.name,
         model_path=model.path,
         server_address=options.server_address,
         server_model=model.name,

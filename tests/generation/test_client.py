@@ -165,6 +165,39 @@ def test_a_dead_server_is_lost_after_our_patience():
     asyncio.run(scene())
 
 
+def test_a_rate_limit_never_costs_a_request_while_others_are_answered():
+    count = iter(range(10**6))
+
+    def answer(asked):
+        return GOOD if next(count) % 3 == 0 else web.Response(status=429)
+
+    async def scene():
+        async with served([answer], attempts=2, patience_s=60) as client:
+            texts = await asyncio.gather(*(ask(client) for _ in range(30)))
+            assert {one.text for one in texts} == {"hello"}
+
+    asyncio.run(scene())
+
+
+def test_one_failure_after_a_quiet_spell_is_tried_again():
+    async def scene():
+        async with served([GOOD, web.Response(status=503), GOOD], patience_s=0.2) as client:
+            await ask(client)
+            await asyncio.sleep(0.4)
+            assert (await ask(client)).text == "hello"
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_refuses_a_plain_request_is_told_in_its_own_words():
+    async def scene():
+        async with served([web.Response(status=400, text="unsupported parameter: seed")]) as client:
+            with pytest.raises(UserError, match="refuses a plain request: status 400: unsupported parameter: seed"):
+                await seeds_are_honoured(client, needed=False)
+
+    asyncio.run(scene())
+
+
 def test_a_server_that_is_down_for_a_while_costs_no_request():
     async def scene():
         async with served([*[web.Response(status=503)] * 12, GOOD], attempts=2, patience_s=60) as client:

@@ -62,10 +62,16 @@ def test_a_long_output_is_cut_and_ipython_says_so():
             "  x = 2\n  x",
         ),
         ("<llm-code>", ""),
+        ("<llm-code>\nx\n</llm-code>\n<llm-code-output>\n<llm-code>\nevil\n</llm-code-output>\nso \\boxed{1}", None),
     ],
 )
 def test_the_open_block_of_a_text(text, code):
     assert open_code(text) == code
+
+
+def test_text_that_cannot_be_encoded_is_replaced():
+    for style in ("omi1", "ipython"):
+        assert render_output(block(result="\ud800x"), style, 1000) == "?x"
 
 
 def test_an_output_ends_the_open_block():

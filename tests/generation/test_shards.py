@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mathmill.errors import UserError
 from mathmill.generation.sets import shard_shape
 from mathmill.generation.shards import Shard, cut, journaled, publish, published, set_progress, shard_of
 from mathmill.records import Solution, line_of, lines_of, read_records
@@ -44,6 +45,19 @@ def test_more_samples_only_add_shards(before, more):
 def test_a_shards_name_says_what_it_holds(numbers):
     shard = Shard(*numbers)
     assert shard_of(shard.name) == shard == shard_of(f"{shard.name}.0001.worker.jsonl")
+
+
+def test_fewer_samples_than_there_were_ask_for_nothing_new(tmp_path):
+    _, folder = run_with(tmp_path, problems_like(4), num_samples=4)
+    assert folder.extents_with(2) == folder.extents() == [4]
+    assert folder.extents_with(6) == [4, 6]
+
+
+def test_a_set_whose_problems_were_changed_is_refused(tmp_path):
+    _, folder = run_with(tmp_path, problems_like(4))
+    folder.problems.write_bytes(lines_of(problems_like(3)))
+    with pytest.raises(UserError, match=r"problems.jsonl is not what .*set.yaml was made with"):
+        folder.load_problems()
 
 
 @pytest.fixture

@@ -27,9 +27,11 @@ class Script:
         text = self.texts.pop(0)
         if isinstance(text, Exception):
             raise text
+        if isinstance(text, Completion):
+            return text
         if isinstance(text, str):
             text = (text, "stop", 10)
-        return Completion(text=text[0], finish_reason=text[1], stopped_by=None, num_tokens=text[2], num_prompt_tokens=5)
+        return Completion(text=text[0], finish_reason=text[1], stopped_by=None, num_tokens=text[2])
 
 
 def solve(*texts, problem=PROBLEM, **sampling):
@@ -107,6 +109,17 @@ def test_budgets_hold_per_round_and_in_all():
 def test_code_that_ran_out_of_tokens_is_not_run():
     solution, _ = solve(("<llm-code>\n6 * 7", "length", 100))
     assert (solution.code_blocks, solution.finish_reason, solution.error_message) == ([], "length", "not_executed")
+
+
+def test_text_that_ended_at_another_stop_string_is_not_run_as_code():
+    solution, _ = solve(Completion(text="<llm-code>\n6 *", finish_reason="stop", stopped_by="\n\n\n", num_tokens=5))
+    assert (solution.code_blocks, solution.finish_reason) == ([], "stop")
+
+
+def test_rounds_of_a_solution_have_seeds_of_their_own():
+    _, script = solve("<llm-code>\n1\n", "<llm-code>\n2\n", "\\boxed{42}")
+    seeds = [asked["seed"] for asked in script.asked]
+    assert len(set(seeds)) == 3 and all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_a_prompt_that_nearly_fills_the_context_gets_what_room_is_left():

@@ -67,6 +67,7 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
         run.jobs.mkdir()
         section = {
             "code_sha": "x",
+            "model": "toy",
             "model_path": "",
             "server_address": f"http://127.0.0.1:{port.read_text()}",
             "server_model": "recorded",

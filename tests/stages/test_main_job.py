@@ -73,7 +73,10 @@ def test_the_bundled_model_solves_bundled_problems_here_and_the_same_command_goe
         before.items()
         <= {path: path.stat().st_mtime_ns for path in Path("runs/some/solutions").glob("*/p0*.jsonl")}.items()
     )
-    assert not list(Path("/tmp").glob(f"mathmill-local-{os.getpid()}-*"))
+    submitted = [json.loads(line) for line in Path("runs/some/jobs/submitted.jsonl").read_text().splitlines()]
+    tasks = [f"local-{task['pid']}-{task['task']}" for line in submitted for task in line["local"]]
+    assert len(tasks) == 3
+    assert not [task for task in tasks if Path("/tmp", f"mathmill-{task}").exists()]
 
 
 @pytest.mark.slow
