@@ -20,6 +20,7 @@ help:
 
 quickstart: .venv/installed
 	@$(BIN)/python pipeline/run_generation.py
+	@echo "next: . .venv/bin/activate   then: python pipeline/solve.py   python pipeline/run_generation.py --help" >&2
 
 test: .venv/installed-$(EXTRAS)
 	$(BIN)/pytest -n 2 -m "$(FAST)"

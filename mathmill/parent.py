@@ -1,10 +1,10 @@
-"""Processes that end when their parent is gone, however it ended. Standard library only."""
+"""What a process asks of Linux for itself: to end when its parent is gone, to hide its environment. Standard library only."""
 
 import ctypes
 import os
 import signal
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 TOLD = "MATHMILL_DIE_WITH_PARENT"
 _LIBC = ctypes.CDLL(None, use_errno=True)  # looked up here: between fork and exec only little is safe
 
@@ -20,3 +20,11 @@ def die_with_parent_if_told() -> bool:
     if told:
         die_with_parent(signal.SIGTERM)
     return told
+
+
+def hide_environment() -> None:
+    """Keep other processes of this user from reading our environment, memory and descriptors in /proc.
+
+    Lasts until exec. Nothing is hidden from root, nor from whoever has CAP_SYS_PTRACE.
+    """
+    _LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

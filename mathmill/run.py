@@ -1,5 +1,6 @@
 """A run: one folder that is the only state. Everything else is a view of it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,16 @@ class Run:
     def servers(self) -> Path:
         """Address files of the servers that live."""
         return self.folder / "servers"
+
+
+def check_run_name(name: str) -> None:
+    """UserError where a run's name cannot be a folder's, a job's and a word of a command everywhere."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise UserError(f"--run {name!r}: letters, digits, . _ - only")
+    if name[0] in ".-":
+        raise UserError(f"--run {name!r}: must not start with {name[0]}")
+    if len(name) > 100:
+        raise UserError(f"--run: a name has at most 100 characters, not {len(name)}")
 
 
 def find_run(name: str | None, runs_folder: Path = Path("runs")) -> Run:

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from mathmill.errors import UserError
 from mathmill.problems import download
 from mathmill.problems.download import PUBLISHED, Published, fetch
-from mathmill.problems.prepare import DOWNLOAD, locate, prepare, training_splits
+from mathmill.problems.prepare import DOWNLOAD, Prepared, locate, prepare, training_splits
 from mathmill.problems.source import answer_type, load_corrections, problem_sha
 from mathmill.records import Problem
+from mathmill.stages.prepare_data import corrections_line
 
 REPOSITORY = Path(__file__).parent.parent
 CASES = REPOSITORY / "tests" / "cases"
@@ -224,6 +225,8 @@ def test_math_is_read_from_its_tree_a_tar_and_json_lines(tmp_path, published):
         (math_row(r"$\boxed{3}$", level="Level 9"), "is none of Level 1 to Level 5"),
         (math_row(r"$\boxed{3}$", problem=""), "the problem is empty"),
         ({"level": "Level 1"}, "not a problem"),
+        (math_row("#### 3"), "rows look like GSM8K, not MATH"),
+        ({"problem": "What?", "solution": r"$\boxed{3}$"}, "rows look like GSM8K, not MATH"),
     ],
 )
 def test_a_bad_problem_of_math_is_refused_by_its_place(tmp_path, row, complaint):
@@ -235,6 +238,16 @@ def test_a_bad_problem_of_math_is_refused_by_its_place(tmp_path, row, complaint)
     assert message.startswith(f"{tar}:MATH/test/algebra/2.json: ") and complaint in message
     path = lines(tmp_path / "b" / "test.jsonl", *tree.values())
     assert refusal(prepare, "math", path, 1).startswith(f"{path}:2: ")
+
+
+def test_known_gaps_that_a_source_has_filled_are_told():
+    def line(corrected: int, num_right: int) -> str:
+        prepared = Prepared({}, ["id"] * corrected, num_right=num_right, num_corrections=2)
+        return corrections_line("math", prepared).rpartition(" (")[0]
+
+    assert line(0, 2) == "2 known gaps: already right in this source"
+    assert line(2, 0) == "2 of 2 known wrong answers found and put right"
+    assert line(1, 1) == "1 of 2 known wrong answers found and put right, 1 already right"
 
 
 def test_a_tar_that_ends_early_is_refused(tmp_path):
@@ -265,7 +278,7 @@ def test_the_real_gsm8k_gives_the_known_answers(tmp_path):
     assert {split: len(problems) for split, problems in prepared.splits.items()} == {
         "train": 6473, "validation": 1000, "train_full": 7473, "test": 1319,
     }  # fmt: skip
-    assert len(prepared.corrected) == prepared.num_corrections == 12
+    assert len(prepared.corrected) == prepared.num_corrections == 12 and prepared.num_right == 0
     known = {row["id"]: row for split in ("train", "test") for row in dev_rows("gsm8k", split)}
     for problem in prepared.splits["train_full"] + prepared.splits["test"]:
         row = known.pop(problem.problem_id)

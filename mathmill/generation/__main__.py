@@ -14,12 +14,13 @@ from mathmill.generation.shards import left
 from mathmill.generation.summary import print_summary
 from mathmill.generation.worker import run_worker
 from mathmill.options import ended_by, section
-from mathmill.parent import die_with_parent_if_told
+from mathmill.parent import die_with_parent_if_told, hide_environment
 from mathmill.run import Run
 
 
 def main() -> int:
     die_with_parent_if_told()
+    hide_environment()
     options = msgspec.convert(section(sys.argv[1], "generation"), WorkerOptions)
     run = Run(Path(os.environ["MATHMILL_RUN"]))
     try:

@@ -20,6 +20,8 @@ from mathmill.errors import UserError
 RETRIED_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
 CONGESTED = {"status 429", "status 503"}
 LONGEST_PAUSE_S = 30.0
+LARGEST_ANSWER = 64 << 20
+"""Bytes."""
 
 
 class RequestRefusedError(Exception):
@@ -194,8 +196,9 @@ class CompletionClient:
         """A completion, or the name of what went wrong and is worth another try."""
         assert self._session is not None
         try:
-            async with self._session.post(f"{self.url}/v1/completions", data=body) as response:
-                content = await response.read()
+            url = f"{self.url}/v1/completions"
+            async with self._session.post(url, data=body, allow_redirects=False) as response:
+                content = await _content(response)
         except asyncio.TimeoutError:
             self.in_flight.was_congested()
             return "timeout"
@@ -205,7 +208,7 @@ class CompletionClient:
             return self._refusal(response.status, content)
         try:
             answer = self._decoder.decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return "malformed answer" if content.strip() else "empty answer"
         if len(answer.choices) != 1 or answer.usage.completion_tokens <= 0:
             return "empty answer"
@@ -237,22 +240,43 @@ class CompletionClient:
         raise RequestRefusedError(f"status {status}: {said}", too_long)
 
 
+class _Card(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Card]
+
+
+async def _content(response: aiohttp.ClientResponse) -> bytes:
+    """The body; what is more than any completion can be is cut, and so no JSON."""
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_ANSWER:
+            break
+    return b"".join(pieces)
+
+
 async def served_model(url: str, token: str | None) -> str:
     """The name of the one model that a server lists; a user's mistake when it cannot be reached or lists several."""
     url = url.rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=20)) as session:
-            async with session.get(f"{url}/v1/models") as response:
-                listed = [model["id"] for model in (await response.json())["data"]] if response.status == 200 else None
+            async with session.get(f"{url}/v1/models", allow_redirects=False) as response:
+                content = await _content(response)
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
         raise UserError(f"no server answers at {url} ({type(problem).__name__}); check --server_address") from None
-    except (KeyError, TypeError, ValueError):
+    if response.status != 200:
+        raise UserError(f"{url}/v1/models answers with status {response.status}; check --server_address and the token")
+    try:
+        listed = [card.id for card in msgspec.json.decode(content, type=_Models).data]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UserError(
             f"{url}/v1/models does not answer as an OpenAI-compatible server does; check --server_address"
         ) from None
-    if listed is None:
-        raise UserError(f"{url}/v1/models answers with status {response.status}; check --server_address and the token")
     if len(listed) != 1:
         raise UserError(f"{url} serves {len(listed)} models ({', '.join(listed)}); name one with --model")
     return listed[0]

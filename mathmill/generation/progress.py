@@ -20,6 +20,7 @@ class Reporter:
     def __init__(self, run: Run, client: CompletionClient) -> None:
         self.run, self.client = run, client
         self.console = Console(stderr=True, soft_wrap=True)
+        self.is_wide = self.console.width >= 110
         self.finished_rows = self.correct = self.unknown = self.set_aside_rows = 0
         self.begun = time.monotonic()
         self._said = ""
@@ -31,16 +32,16 @@ class Reporter:
         self._thread = threading.Thread(target=self._log, name="log", daemon=True)
 
     def _make_live(self) -> Progress:
-        return Progress(
+        columns = [
             TextColumn("[bold]solving"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self.is_wide else 10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rates]}"),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if self.is_wide else []),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-        )
+            TimeRemainingColumn(),
+        ]
+        return Progress(*columns, console=self.console, transient=True)
 
     def __enter__(self) -> "Reporter":
         if self._live is not None:
@@ -81,13 +82,12 @@ class Reporter:
             stamp = "" if self._live is not None else time.strftime("%H:%M:%S ")
             self.console.print(f"{stamp}{text}", highlight=False, markup=False)
 
-    def rates(self) -> str:
+    def rates(self, in_full: bool = True) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-9)
         known = self.finished_rows - self.unknown
         share = f"{self.correct / known:6.1%} correct" if known else "      - correct"
-        return (
-            f"{share}  {self.finished_rows / seconds:.1f} samples/s  {self.client.num_tokens / seconds:,.0f} tokens/s"
-        )
+        tokens = f"  {self.client.num_tokens / seconds:,.0f} tokens/s" if in_full else ""
+        return f"{share}  {self.finished_rows / seconds:.1f} samples/s{tokens}"
 
     def line(self) -> str:
         rows = f"{self.finished_rows:,} rows by this task"
@@ -97,7 +97,7 @@ class Reporter:
     def _show(self) -> None:
         if self._live is not None:
             settled = self.num_before + self.finished_rows + self.set_aside_rows
-            self._live.update(self._row, completed=settled, rates=self.rates())
+            self._live.update(self._row, completed=settled, rates=self.rates(in_full=self.is_wide))
 
     def _log(self) -> None:
         pause = FIRST_LINE_S

@@ -16,6 +16,7 @@ from mathmill.run import Run
 ROWS_PER_SHARD = 512
 PROBLEMS_PER_SHARD = 64
 SHARDS_PER_TASK = 2
+FEWEST_SHARDS = 128
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +62,10 @@ def seed_of(sample_set: SampleSet, problem_id: str, sample_index: int) -> int:
 
 
 def shard_shape(num_problems: int, num_samples: int, num_jobs: int) -> tuple[int, int]:
-    """Problems and samples of a shard: at most 512 rows, and a few shards for every task that was asked for."""
-    rows = min(ROWS_PER_SHARD, max(1, num_problems * num_samples // (num_jobs * SHARDS_PER_TASK)))
+    """Problems and samples of a shard: at most 512 rows, and shards enough for the tasks of this launch and a larger one."""
+    rows = min(ROWS_PER_SHARD, max(1, num_problems * num_samples // max(FEWEST_SHARDS, num_jobs * SHARDS_PER_TASK)))
     samples = min(num_samples, 8, rows)
-    problems = min(rows // samples, PROBLEMS_PER_SHARD, max(1, num_problems // 16))
+    problems = min(rows // samples, PROBLEMS_PER_SHARD)
     return problems, samples
 
 

@@ -19,13 +19,13 @@ class Summary:
     """Counts over the published rows of a set."""
 
     progress: SetProgress
+    num_problems: int
     num_rows: int = 0
     num_correct: int = 0
     num_unknown: int = 0
     num_with_code: int = 0
     num_duplicates: int = 0
     num_tokens: int = 0
-    problems: set[str] = field(default_factory=set)
     covered: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
     """Wrong or ungraded rows by what went wrong: the code's last status, or how the text ended."""
@@ -49,7 +49,7 @@ def failure_of(row: Solution) -> str:
 
 
 def summarize(folder: SetFolder) -> Summary:
-    summary = Summary(set_progress(folder))
+    summary = Summary(set_progress(folder), folder.load().num_problems)
     texts: set[int] = set()
     for row in solutions(folder):
         summary.num_rows += 1
@@ -57,7 +57,6 @@ def summarize(folder: SetFolder) -> Summary:
         summary.num_unknown += row.is_correct is None
         summary.num_with_code += bool(row.code_blocks)
         summary.num_tokens += row.num_tokens
-        summary.problems.add(row.problem_id)
         text = hash((row.problem_id, row.generation))
         summary.num_duplicates += text in texts
         texts.add(text)
@@ -73,14 +72,14 @@ def share(part: int, whole: int) -> str:
 
 
 ROWS = (
-    ("problems", lambda one: f"{len(one.problems):,}"),
+    ("problems", lambda one: f"{one.num_problems:,}"),
     ("samples", lambda one: f"{one.num_rows:,}"),
-    ("correct", lambda one: share(one.num_correct, one.num_rows - one.num_unknown)),
-    ("coverage (problems with a correct sample)", lambda one: share(len(one.covered), len(one.problems))),
+    ("correct, of graded samples", lambda one: share(one.num_correct, one.num_rows - one.num_unknown)),
+    ("coverage: problems with a correct sample", lambda one: share(len(one.covered), one.num_problems)),
     ("with code", lambda one: share(one.num_with_code, one.num_rows)),
     ("duplicates of a problem", lambda one: share(one.num_duplicates, one.num_rows)),
-    ("could not tell", lambda one: f"{one.num_unknown:,}"),
-    ("quarantined", lambda one: f"{one.progress.num_quarantined:,}"),
+    ("not graded: could not tell", lambda one: f"{one.num_unknown:,}"),
+    ("quarantined: could not be made", lambda one: f"{one.progress.num_quarantined:,}"),
     ("tokens a sample", lambda one: f"{one.num_tokens / one.num_rows:,.1f}" if one.num_rows else "-"),
 )
 
@@ -88,7 +87,7 @@ ROWS = (
 def print_summary(run: Run) -> None:
     """A table with a column a set, what was not correct, and where to look, to stderr."""
     sets = [(folder, summarize(folder)) for folder in set_folders(run)]
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(run.name)
     for _, one in sets:
@@ -102,6 +101,8 @@ def print_summary(run: Run) -> None:
         failures = ", ".join(f"{kind} {count:,}" for kind, count in one.failures.most_common())
         console.print(f"not correct in {one.progress.name}: {failures or 'none'}")
         console.print(f"solutions: {folder.folder}/p*.s*.jsonl")
+        if one.progress.num_quarantined:
+            console.print(f"quarantined, with the reasons: {folder.quarantine}", style="red")
         missing = one.progress.num_rows - one.progress.num_done
         if missing:
             console.print(

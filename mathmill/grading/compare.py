@@ -3,10 +3,12 @@
 import re
 
 from mathmill.grading.guard import too_costly
+from mathmill.grading.marks import by_marks
 from mathmill.grading.numbers import read_number, same_number
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.records import Grade
 
+_THOUSANDS = re.compile(r"[0-9],(?:\\!)?[0-9]{3}(?![0-9])")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _SPELLINGS = ((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\left", ""), (r"\right", ""))
 _SPELLING = re.compile("|".join(re.escape(old) + "(?![a-z])" for old, _ in _SPELLINGS))
@@ -15,8 +17,8 @@ _SPELLING = re.compile("|".join(re.escape(old) + "(?![a-z])" for old, _ in _SPEL
 def grade(predicted: str | None, expected: str | None, policy: str = "default") -> Grade:
     """Compare two answers in this process. Unbounded in time for hostile text: `GradingPool` bounds it.
 
-    Rules: `no-answer`, `no-expected`, `text`, `number`, `guard` (too costly for SymPy, compared as text), `symbolic`,
-    `crash` (the comparison failed: could not tell).
+    Rules: `no-answer`, `no-expected`, `text` (also where units, bases or times of the day tell), `number`, `guard` (too
+    costly for SymPy, compared as text), `symbolic`, `crash` (the comparison failed: could not tell).
     """
     found = grade_quickly(predicted, expected, policy)
     if found is None:
@@ -35,15 +37,20 @@ def grade_quickly(predicted: str | None, expected: str | None, policy: str = "de
         return Grade(is_correct=False, rule="no-answer")
     if predicted == expected:
         return Grade(is_correct=True, rule="text")
-    return _by_number(predicted, expected, marks) or _by_guard(predicted, expected)
+    return _by_number(predicted, expected, marks) or _by_guard(predicted, expected) or by_marks(predicted, expected)
 
 
 def grade_symbolically(predicted: str, expected: str) -> Grade:
     """The verdict of math-verify; `crash` where it failed. Imports SymPy."""
     from mathmill.grading.symbolic import equal
 
+    predicted, expected = trimmed(predicted), trimmed(expected)
     try:
-        return Grade(is_correct=equal(trimmed(predicted), trimmed(expected)), rule="symbolic")
+        is_equal = equal(predicted, expected)
+        items = list(zip(bare_list(predicted), bare_list(expected), strict=False))
+        if is_equal and len(items) > 1:  # math-verify takes lists for sets
+            is_equal = all(grade(one, other).is_correct for one, other in items)
+        return Grade(is_correct=is_equal, rule="symbolic")
     except (MemoryError, RecursionError):
         return Grade(is_correct=None, rule="crash")
 
@@ -58,6 +65,20 @@ def trimmed(answer: str) -> str:
                 answer = _without_stop(inner)
     answer = _SPELLING.sub(lambda found: dict(_SPELLINGS)[found.group()], answer)
     return " ".join(answer.split())
+
+
+def bare_list(answer: str) -> list[str]:
+    """The parts of a list without brackets, `1, 2`, whose order counts; no parts for anything else."""
+    if _THOUSANDS.search(answer) or any(bracket in answer for bracket in ("(", "[", r"\{", r"\pm")):
+        return []
+    parts, depth = [""], 0
+    for letter in answer:
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts if len(parts) > 1 and all(map(str.strip, parts)) else []
 
 
 def _without_stop(answer: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mathmill.grading.policy import Policy
+from mathmill.grading.units import NO_UNIT, ONE_LETTER, unit_name
 
 MAX_LENGTH = 400
 """Longer texts are no plain numbers (a bound on the cost of exact arithmetic)."""
@@ -14,6 +15,9 @@ LEAST_DIGITS = 6
 
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,|\\!,|,\\!)[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<whole>{_DIGITS})?(?:\.(?P<part>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]{{1,3}}))?")
+_TIMES_TEN = re.compile(
+    r"(?P<number>[0-9.]+)\s*(?:\\times|\\cdot|\u00d7|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[+-]?[0-9]{1,3})\s*\}|(?P<bare>-?[0-9]{1,3}))"
+)
 _SLASH = re.compile(rf"(?:(?P<whole>[0-9]+)\s+)?(?P<over>{_DIGITS})\s*/\s*(?P<under>-?{_DIGITS})")
 _FRAC = re.compile(
     r"(?P<whole>[0-9]+\s*)?\\[dt]?frac\s*"
@@ -24,14 +28,9 @@ _PERCENT = re.compile(r"(?P<rest>.+?)\s*(?:\\?%|percent|\\text\{\s*percent\s*\})
 _UNIT = re.compile(
     r"(?P<rest>.*[0-9.}])"
     r"(?:(?:\\[ ,;:!]|~|\s)*\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}(?:\^(?:\{[23]\}|[23]))?"
-    r"|\s+(?P<words>[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,3}))",
+    rf"|\s+(?P<words>[A-Za-z]{{2,}}(?: [A-Za-z]{{2,}}){{0,3}}|[{ONE_LETTER}]))",
     re.DOTALL,
 )
-_NO_UNIT_WORDS = (
-    "and or to pi sqrt log ln sin cos tan hundred thousand million billion trillion dozen half third quarter percent "
-    "mod factorial base negative"
-)
-_NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def read_number(text: str, policy: Policy) -> PlainNumber | None:
             return None
         mark, text = "%", found["rest"]
     if policy.units and (found := _UNIT.fullmatch(text)):
-        unit = " ".join((found["latex"] or found["words"] or "").lower().split())
-        if not _NO_UNIT.isdisjoint(unit.split()):
+        unit = unit_name(found["latex"] or found["words"] or "")
+        if not NO_UNIT.isdisjoint(unit.split()):
             return None
         text = found["rest"]
     return _exact(text.strip().replace("\u2212", "-"), mark, unit)
@@ -78,6 +77,8 @@ def _exact(text: str, mark: str, unit: str) -> PlainNumber | None:
             return None
         value = Fraction(over, under) + (_integer(parts["whole"]) if parts["whole"] else 0)
         return PlainNumber(sign * value, None, 0, mark, unit)
+    if found := _TIMES_TEN.fullmatch(text):
+        text = f"{found['number']}e{found['braced'] or found['bare']}"
     found = _DECIMAL.fullmatch(text)
     if not found or not (found["whole"] or found["part"]):
         return None

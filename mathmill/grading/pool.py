@@ -1,6 +1,7 @@
 """Grading in processes that can be killed: a wall limit from outside, a memory limit, every pair asked once."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import resource
 import signal
@@ -12,7 +13,7 @@ from typing import cast
 from pebble import ProcessPool
 
 from mathmill.grading.compare import grade_quickly, grade_symbolically
-from mathmill.parent import die_with_parent
+from mathmill.parent import die_with_parent, hide_environment
 from mathmill.records import Grade
 
 ANSWERS_A_WORKER = 2000
@@ -37,7 +38,11 @@ class GradingPool:
         pair = cast(tuple[str, str], (predicted, expected))
         asked = self._asked.get(pair)
         if asked is None:
-            asked = self._asked[pair] = self._ask(*pair)
+            try:
+                asked = self._asked[pair] = self._ask(*pair)
+            except RuntimeError:  # the process that forks the workers was killed, and the pool with it
+                self._discard_pool()
+                return Grade(is_correct=None, rule="crash")
             while len(self._asked) > KNOWN_VERDICTS:
                 self._asked.popitem(last=False)
         try:
@@ -54,18 +59,23 @@ class GradingPool:
 
     def close(self) -> None:
         """End the workers; comparisons in flight end as `crash`."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join(timeout=5)
-            self._pool = None
+        self._discard_pool()
         self._asked.clear()
+
+    def _discard_pool(self) -> None:
+        """End the pool; the next comparison starts another one."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+            with contextlib.suppress(TimeoutError, FutureTimeout):
+                pool.join(timeout=5)
 
     def _ask(self, predicted: str, expected: str) -> "Future[Grade]":
         if self._pool is None:
             # Workers are forked by a small process that has SymPy loaded: a replaced worker is ready in milliseconds,
             # and threads of this process are never forked.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["mathmill.grading.symbolic"])
+            context.set_forkserver_preload(["mathmill.grading.preloaded"])
             self._pool = ProcessPool(
                 max_workers=self._workers,
                 max_tasks=ANSWERS_A_WORKER,
@@ -80,6 +90,7 @@ def _prepare_worker(memory_mb: int) -> None:
     """In the worker: die with the parent, also when it is killed; leave Ctrl-C to the parent; bound the memory."""
     import mathmill.grading.symbolic  # noqa: F401  no comparison's time limit pays for SymPy's import
 
+    hide_environment()
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))

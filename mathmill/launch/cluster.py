@@ -1,18 +1,19 @@
 """A site's file: where jobs run and what is there. Read strictly, with errors that name the file."""
 
-import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from mathmill.errors import UserError
+from mathmill.launch.strict_yaml import CONTROL, read_strictly
 from mathmill.launch.times import seconds_of
 from mathmill.paths import shipped
 
 RuntimeName = Literal["none", "apptainer", "singularity", "pyxis", "docker", "podman"]
+IMAGE_NAMES = ("trtllm", "vllm", "sglang", "server", "sandbox", "trainer", "client")
+"""Server kinds that have images of their own, and roles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class ModelEntry:
     context_length: int | None = None
     gpus: int | None = None
     nodes: int = 1
+    start_minutes: float = 30
     arguments: list[str] = field(default_factory=list)
 
 
@@ -97,7 +99,8 @@ class Cluster(ClusterFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A Hugging Face folder and how it is served. `gpus` are a node's; `path` is absolute."""
+    """A Hugging Face folder and how it is served. `gpus` are a node's; `path` is absolute; `start_minutes` is how long
+    its server may take until it answers."""
 
     name: str
     path: str
@@ -106,6 +109,7 @@ class Model:
     gpus: int
     nodes: int
     arguments: list[str]
+    start_minutes: float = 30
 
 
 def cluster_files() -> dict[str, Path]:
@@ -125,8 +129,12 @@ def load_cluster(name_or_path: str) -> Cluster:
         path = known[name_or_path]
     else:
         raise UserError(f"no cluster config '{name_or_path}'. Known: {', '.join(sorted(known))}")
+    if CONTROL.search(str(path)):
+        raise UserError(
+            f"the cluster file {str(path)!r} has a line break or a control character in its name; rename it"
+        )
     shown = _shown(path)
-    entries = _read(path, shown)
+    entries = read_strictly(ClusterFile, path, shown)
     cluster = Cluster(**{f.name: getattr(entries, f.name) for f in fields(ClusterFile)}, name=path.stem, file=shown)
     check_cluster(cluster)
     return replace(cluster, models={**_bundled_models(), **cluster.models})
@@ -151,6 +159,10 @@ def resolve_model(name_or_path: str, cluster: Cluster, server: str | None = None
     entry = replace(entry, server=server or entry.server)
     gpus = entry.gpus if entry.gpus is not None else 0 if entry.server == "bundled" else cluster.gpus_per_node
     path = Path(entry.path).expanduser()
+    if CONTROL.search(str(path)):
+        raise UserError(
+            f"the model's folder {str(path)!r} has a line break or a control character in its name; rename it"
+        )
     if not path.is_absolute():
         raise UserError(f"{cluster.file}: models.{name_or_path}.path must be absolute, not '{entry.path}'")
     return Model(
@@ -161,6 +173,7 @@ def resolve_model(name_or_path: str, cluster: Cluster, server: str | None = None
         gpus=gpus,
         nodes=entry.nodes,
         arguments=list(entry.arguments),
+        start_minutes=entry.start_minutes,
     )
 
 
@@ -171,12 +184,36 @@ def check_cluster(cluster: Cluster) -> None:
 
 
 def _mistakes(cluster: Cluster) -> Iterable[str]:
+    yield from _wrong_values(cluster)
+    yield from _wrong_times(cluster)
+    yield from _wrong_numbers(cluster)
+    yield from _wrong_directives(cluster)
+    for role, runtime in vars(cluster.runtime).items():
+        if runtime == "pyxis" and cluster.executor == "local":
+            yield f"runtime.{role}: pyxis is a plugin of Slurm; with executor local use docker, podman or apptainer"
+
+
+def _wrong_values(cluster: Cluster) -> Iterable[str]:
     named = {"account": cluster.account, "qos": cluster.qos, "mem": cluster.mem}
     named |= {f"partitions.{key}": value for key, value in vars(cluster.partitions).items()}
     named |= {f"directives.{key}": value for key, value in cluster.directives.items()}
     for key, value in named.items():
         if value == "":
             yield f"{key} is empty, which Slurm refuses; write null, or leave it out"
+        if isinstance(value, list | dict):
+            yield f"{key} must be one value, not several"
+    for number, name in enumerate(cluster.env, 1):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            yield f"env holds names of variables; entry {number} is not a name (values stay in your own environment)"
+    for mount in cluster.mounts:
+        if not re.fullmatch(r"/[^:,]*(:/[^:,]*(:r[ow])?)?", mount):
+            yield f"mount '{mount}' is not /source[:/target[:ro]] (absolute, without commas)"
+    for name in cluster.images:
+        if name not in IMAGE_NAMES:
+            yield f"unknown key 'images.{name}'; known: {', '.join(IMAGE_NAMES)}"
+
+
+def _wrong_times(cluster: Cluster) -> Iterable[str]:
     for key in ("time_limit", "stop_before"):
         value = getattr(cluster, key)
         if isinstance(value, str):
@@ -185,22 +222,40 @@ def _mistakes(cluster: Cluster) -> Iterable[str]:
             except ValueError as problem:
                 yield f"{key}: {problem}"
                 return
+    if cluster.time_limit and not seconds_of(cluster.time_limit):
+        yield f"time_limit must be more than 0, not '{cluster.time_limit}'; leave it out for the site's own"
     before = cluster.stop_before_s
     if before and cluster.time_limit and before >= seconds_of(cluster.time_limit):
         yield f"stop_before ({before} s) must be shorter than time_limit ({cluster.time_limit})"
-    for number, name in enumerate(cluster.env, 1):
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            yield f"env holds names of variables; entry {number} is not a name (values stay in your own environment)"
-    for mount in cluster.mounts:
-        if not re.fullmatch(r"/[^:,]*(:/[^:,]*(:r[ow])?)?", mount):
-            yield f"mount '{mount}' is not /source[:/target[:ro]] (absolute, without commas)"
-    if cluster.gpu_directive is not None and "{gpus}" not in cluster.gpu_directive:
-        yield f"gpu_directive '{cluster.gpu_directive}' must say where the number goes, as \"gres=gpu:{{gpus}}\""
-    for role, runtime in vars(cluster.runtime).items():
-        if runtime == "pyxis" and cluster.executor == "local":
-            yield f"runtime.{role}: pyxis is a plugin of Slurm; with executor local use docker, podman or apptainer"
-    if cluster.max_array_size < 1:
-        yield f"max_array_size must be at least 1, not {cluster.max_array_size}"
+
+
+def _wrong_numbers(cluster: Cluster) -> Iterable[str]:
+    least = {"gpus_per_node": 0, "cpus": 1, "max_running": 1, "max_array_size": 1, "stop_before": 0, "mem": 0}
+    numbers = {key: (getattr(cluster, key), lowest) for key, lowest in least.items()}
+    for name, model in cluster.models.items():
+        numbers |= {f"models.{name}.gpus": (model.gpus, 0), f"models.{name}.nodes": (model.nodes, 1)}
+        if not model.start_minutes > 0:
+            yield f"models.{name}.start_minutes must be more than 0, not {model.start_minutes:g}"
+    for key, (value, lowest) in numbers.items():
+        if isinstance(value, int) and value < lowest:
+            yield f"{key} must be at least {lowest}, not {value}"
+
+
+def _wrong_directives(cluster: Cluster) -> Iterable[str]:
+    directive = "[A-Za-z][A-Za-z0-9-]*"
+    for key in cluster.directives:
+        if not re.fullmatch(directive, directive_name(key)):
+            yield f"directives: '{key}' is no option of sbatch: a letter, then letters, digits and -"
+    asked = cluster.gpu_directive
+    if asked is not None and "{gpus}" not in asked:
+        yield f"gpu_directive '{asked}' must say where the number goes, as \"gres=gpu:{{gpus}}\""
+    elif asked is not None and not re.fullmatch(rf"{directive}=[^{{}}\s]+", asked.replace("{gpus}", "1")):
+        yield f"gpu_directive '{asked}' must be NAME=VALUE with {{gpus}} as its only braces, as \"gres=gpu:{{gpus}}\""
+
+
+def directive_name(key: str) -> str:
+    """sbatch's name of an option that a file may write as `--mail-type`, `mail-type` or `mail_type`."""
+    return key.lstrip("-").replace("_", "-")
 
 
 def _bundled_models() -> dict[str, ModelEntry]:
@@ -221,90 +276,3 @@ def _context_length(folder: Path) -> int | None:
 def _shown(path: Path) -> str:
     """`cluster_configs/NAME.yaml` for a file of a known folder, else the path as given."""
     return f"{path.parent.name}/{path.name}" if path.parent == shipped("cluster_configs") else str(path)
-
-
-def _read(path: Path, shown: str) -> ClusterFile:
-    import yaml
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        text = path.read_text()
-        _refuse_sexagesimal(yaml.compose(text), shown)
-        schema = OmegaConf.structured(ClusterFile)
-        OmegaConf.set_readonly(schema, False)
-        loaded = OmegaConf.create(text)
-        if not isinstance(loaded, DictConfig):
-            raise UserError(f"{shown}: must hold 'key: value' lines")
-        for key in map(str, loaded):
-            try:
-                schema = OmegaConf.merge(schema, OmegaConf.masked_copy(loaded, [key]))
-            except TypeError:  # a list where a mapping is meant
-                raise UserError(f"{shown}: {key} must be {_meant(key)}") from None
-        return OmegaConf.to_object(schema)  # type: ignore[return-value]
-    except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
-        line = mark.line + 1 if mark else 1
-        raise UserError(f"{shown}:{line}: not yaml: {problem.problem or problem.context}") from None
-    except (UnicodeDecodeError, OSError, yaml.YAMLError) as problem:
-        raise UserError(f"{shown}: cannot be read: {problem}") from None
-    except OmegaConfBaseException as problem:
-        raise UserError(f"{shown}: {_explained(problem)}") from None
-
-
-def _refuse_sexagesimal(node: Any, shown: str, key: str = "") -> None:
-    """YAML 1.1 reads 12:00:00 as 43200 and 4:00 as 240, wherever it stands without quotes."""
-    import yaml
-
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            _refuse_sexagesimal(value, shown, f"{key}.{name.value}" if key else str(name.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _refuse_sexagesimal(value, shown, f"{key}[{index}]")
-    elif isinstance(node, yaml.ScalarNode) and node.tag.rpartition(":")[2] in ("int", "float"):
-        clock = ":" in node.value
-        if clock or key == "time_limit":
-            read, written = yaml.safe_load(node.value), node.value if clock else "12:00:00"
-            raise UserError(f'{shown}: {key} was read as the number {read}; put quotes around it, as "{written}"')
-
-
-def _explained(problem: Any) -> str:
-    """OmegaConf's error in one line of a user's words."""
-    from omegaconf import errors
-
-    key = str(problem.full_key or problem.key or "?")
-    if isinstance(problem, errors.ConfigKeyError | errors.ConfigAttributeError):
-        known = [each.name for each in fields(problem.object_type)]  # type: ignore[arg-type]
-        near = difflib.get_close_matches(str(problem.key), known, 1, 0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        return f"unknown key '{key}'; {hint}"
-    if isinstance(problem, errors.InterpolationResolutionError):
-        return f"{key}: {str(problem).splitlines()[0]}; write a shell variable as $NAME, without braces"
-    if isinstance(problem, errors.MissingMandatoryValue):
-        return f"{key} is missing"
-    secret = key == "env" or key.startswith("env[")  # what stands there by mistake may be a value
-    found = "" if problem.value is None or secret else f", not {str(problem.value)!r}"
-    return f"{key} must be {_meant(key)}{found}"
-
-
-def _meant(key: str) -> str:
-    """What a value at `models.mixtral.gpus` or `setup[1]` must be, from the fields' own types."""
-    kind: Any = ClusterFile
-    for part in re.findall(r"[^.\[\]]+", key):
-        if is_dataclass(kind):
-            kind = get_type_hints(kind)[part]
-        elif get_origin(kind) in (dict, list):
-            kind = get_args(kind)[-1]
-    choices = get_args(kind) if get_origin(kind) in (Literal, Union, UnionType) else (kind,)
-    return " or ".join(_words(each) for each in choices if each is not type(None))
-
-
-def _words(kind: Any) -> str:
-    if isinstance(kind, str):
-        return f"'{kind}'"
-    if is_dataclass(kind) or get_origin(kind) is dict:
-        return "'key: value' lines"
-    if get_origin(kind) is list:
-        return "a list, one '- item' a line"
-    return {int: "a whole number", float: "a number", str: "text"}.get(kind, "something else")

@@ -3,19 +3,20 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mathmill.errors import UserError
+from mathmill.launch.cluster import RuntimeName
+from mathmill.launch.show import count, show
 
 if TYPE_CHECKING:
     from mathmill.launch.cluster import Cluster
     from mathmill.launch.job import Job
     from mathmill.run import Run
-
-Runtime = Literal["none", "apptainer", "singularity", "pyxis", "docker", "podman"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +41,21 @@ class LaunchOptions:
     """Instead of the cluster's, as "4:00:00" (hours:minutes:seconds)."""
     partition: str | None = None
     """Instead of the cluster's."""
-    runtime: Runtime | None = None
+    runtime: RuntimeName | None = None
     """Instead of the cluster's for server, sandbox and trainer: docker debugs a job on a workstation."""
 
 
 def cluster_for(options: LaunchOptions) -> "Cluster":
-    """The cluster that the options name, with what they replace of it."""
+    """The cluster that the options name, with what they replace of it; bare steps run under this Python if it names none."""
     from mathmill.launch.cluster import Partitions, check_cluster, load_cluster
 
+    _check_flags(options)
     cluster = load_cluster(options.cluster)
+    cluster = replace(cluster, python=cluster.python or sys.executable)
     if options.partition is not None:
         cluster = replace(cluster, partitions=Partitions(gpu=options.partition, cpu=options.partition))
     if options.time_limit is not None:
-        cluster = replace(cluster, time_limit=options.time_limit)
+        cluster = _limited(cluster, options.time_limit)
     if options.runtime is not None:
         runtimes = replace(cluster.runtime, server=options.runtime, sandbox=options.runtime, trainer=options.runtime)
         cluster = replace(cluster, runtime=runtimes)
@@ -60,12 +63,46 @@ def cluster_for(options: LaunchOptions) -> "Cluster":
     return cluster
 
 
+def _check_flags(options: LaunchOptions) -> None:
+    from mathmill.launch.strict_yaml import CONTROL
+    from mathmill.launch.times import seconds_of
+
+    for name in ("cluster", "partition", "time_limit"):
+        value = getattr(options, name)
+        if value == "" or (value and CONTROL.search(value)):
+            raise UserError(f"--{name} {value!r} is empty, or holds a line break or a control character")
+    if options.time_limit is not None:
+        try:
+            seconds = seconds_of(options.time_limit)
+        except ValueError as problem:
+            raise UserError(f"--time_limit: {problem}") from None
+        if not seconds:
+            raise UserError(f"--time_limit must be more than 0, not '{options.time_limit}'")
+
+
+def _limited(cluster: "Cluster", time_limit: str) -> "Cluster":
+    """The cluster with another time limit; a `stop_before` that does not fit into it gives way to the default."""
+    from mathmill.launch.times import seconds_of
+
+    limited = replace(cluster, time_limit=time_limit)
+    fits = (limited.stop_before_s or 0) < seconds_of(time_limit)
+    return limited if fits else replace(limited, stop_before=None)
+
+
 def launch(
-    jobs: "Sequence[Job]", cluster: "Cluster", run: "Run", options: LaunchOptions, summary: Sequence[tuple[str, str]]
+    jobs: "Sequence[Job]",
+    cluster: "Cluster",
+    run: "Run",
+    options: LaunchOptions,
+    summary: Sequence[tuple[str, str]],
+    *,
+    prepare: Callable[[], None] = lambda: None,
 ) -> int:
     """Start the jobs, or show them (`--dry_run`), and give an exit code.
 
     `summary` is what the stage says of its work, as ("work", "400 problems x 4 samples: 100 done, 1,500 left").
+    `prepare` writes what the jobs need of the stage: it is called after the last refusal and before anything else is
+    written, and never for `--dry_run` or `--test_only`.
     Local jobs run one after the other in the foreground; the code is the first that is not 0.
     """
     from mathmill.launch.job import split_job
@@ -80,6 +117,7 @@ def launch(
     parts = [replace(part, name=_free_name(part.name, run)) for part in parts]
     scripts = [render(part, cluster, run, code_sha()) for part in parts]
     show(_head(parts, cluster, run, summary))
+    _warn_of_unset(cluster)
     if options.dry_run:
         for script in scripts:
             sys.stdout.write(script)
@@ -87,19 +125,10 @@ def launch(
     if options.test_only:
         return _test_only(parts, scripts, cluster)
     _refuse_while_live(run, options)
-    _warn_of_unset(cluster)
+    if cluster.executor == "local":
+        _refuse_missing_images(parts, cluster)
     _confirm(parts, cluster, options)
-    return _start(parts, scripts, cluster, run)
-
-
-def show(lines: Sequence[tuple[str, str]]) -> None:
-    """Aligned names and values on stderr; the names dim on a terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    for name, value in lines:
-        console.print(Text.assemble((name.ljust(11), "dim"), value))
+    return _start(parts, scripts, cluster, run, prepare)
 
 
 def gpu_hours(jobs: "Sequence[Job]", cluster: "Cluster") -> float | None:
@@ -129,16 +158,13 @@ def _head(
 def _shape(job: "Job", cluster: "Cluster") -> str:
     steps = " + ".join(step.name for step in job.steps)
     if cluster.executor == "local":
-        return f"{job.name}: {_count(job.tasks, 'process', 'processes')} here: {steps}"
-    each = _count(job.nodes, "node") + (f" with {_count(job.gpus, 'GPU')}" if job.gpus else "")
+        return f"{job.name}: {count(job.tasks, 'process', 'processes')} here: {steps}"
+    each = count(job.nodes, "node") + (f" with {count(job.gpus, 'GPU')}" if job.gpus else "")
     limit = job.time_limit or cluster.time_limit
+    limit = f"{limit} min" if limit and limit.isdigit() else limit
     running = f", at most {cluster.max_running} at a time" if cluster.max_running is not None and job.is_array else ""
     many = f"an array of {job.tasks} tasks{running}, each {each}" if job.is_array else each
     return f"{job.name}: {many}{f', up to {limit}' if limit else ''}: {steps}"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _near(path: Path) -> str:
@@ -160,7 +186,7 @@ def _refuse_while_live(run: "Run", options: LaunchOptions) -> None:
     named = "; ".join(
         f"{job.submission.name} {job.submission.job_id or ' '.join(job.submission.task_ids)}".strip()
         + " ("
-        + ", ".join(f"{count} {state.lower()}" for state, count in job.counts.items())
+        + ", ".join(f"{tasks} {state.lower()}" for state, tasks in job.counts.items())
         + ")"
         for job in live
     )
@@ -168,6 +194,21 @@ def _refuse_while_live(run: "Run", options: LaunchOptions) -> None:
         f"run {run.name} is at work: {named}. Nothing was submitted; add tasks with --add_jobs, "
         f"or stop it: python pipeline/cancel.py {run.name}"
     )
+
+
+def _refuse_missing_images(jobs: "Sequence[Job]", cluster: "Cluster") -> None:
+    """Apptainer takes files; what a cluster's nodes see is not known here, so this is for local runs."""
+    from mathmill.launch.render import image_of, runtime_of
+
+    for step in (step for job in jobs for step in job.steps):
+        if (runtime := runtime_of(step, cluster)) not in ("apptainer", "singularity"):
+            continue
+        name, image = image_of(step, cluster)
+        if "://" not in image and not (Path(image).is_absolute() and Path(image).exists()):
+            there = "is no file" if not Path(image).exists() else "must be a whole path, from / on"
+            folder = {"sandbox": "sandbox", "trtllm": "trtllm", "trainer": "megatron"}.get(name)
+            recipe = f": containers/{folder}/README.md" if folder else ""
+            raise UserError(f"{cluster.file}: images.{name} '{image}' {there}; {runtime} wants a .sif{recipe}")
 
 
 def _warn_of_unset(cluster: "Cluster") -> None:
@@ -209,26 +250,56 @@ def _confirm(jobs: "Sequence[Job]", cluster: "Cluster", options: LaunchOptions) 
         raise UserError("nothing was submitted")
 
 
-def _start(jobs: "Sequence[Job]", scripts: list[str], cluster: "Cluster", run: "Run") -> int:
-    from mathmill.files import publish_once
+def _start(
+    jobs: "Sequence[Job]", scripts: list[str], cluster: "Cluster", run: "Run", prepare: Callable[[], None]
+) -> int:
     from mathmill.launch.snapshot import snapshot
 
     if cluster.executor == "slurm":
         from mathmill.launch.submit import require_slurm
 
         require_slurm(cluster)
+    prepare()
     snapshot(run)
     for folder in (run.jobs, run.logs, run.servers):
         folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "cancelled").unlink(missing_ok=True)
+    cancelled = run.folder / "cancelled"
+    was_cancelled = cancelled.exists()
+    cancelled.unlink(missing_ok=True)
     for job, script in zip(jobs, scripts, strict=True):
-        path = run.jobs / f"{job.name}.sbatch"
-        publish_once(run.jobs / f"{job.name}.json", json.dumps(job.options, indent=1, sort_keys=True) + "\n")
-        publish_once(path, script)
-        code = _run_here(path, job, run) if cluster.executor == "local" else _submit(path, job, cluster, run)
-        if code:
-            return code
+        path = _written(job, script, run)
+        if cluster.executor == "local":
+            if code := _run_here(path, job, run):
+                return code
+            continue
+        try:
+            _submit(path, job, cluster, run)
+        except UserError:
+            _take_back(path, run)
+            if was_cancelled:
+                cancelled.touch()
+            raise
     return 0
+
+
+def _take_back(path: Path, run: "Run") -> None:
+    """Remove a script that was never submitted, its options, and the folders that are empty then."""
+    for written in (path, path.with_suffix(".json")):
+        written.unlink(missing_ok=True)
+    for folder in (run.jobs, run.logs, run.servers):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _written(job: "Job", script: str, run: "Run") -> Path:
+    """The job's options and script in RUN/jobs, each written once; UserError where another launch took the name."""
+    from mathmill.files import publish_once
+
+    path = run.jobs / f"{job.name}.sbatch"
+    options = json.dumps(job.options, indent=1, sort_keys=True) + "\n"
+    if not (publish_once(path.with_name(f"{job.name}.json"), options) and publish_once(path, script)):
+        raise UserError(f"another launch of {run.name} was first; look with: python pipeline/status.py {run.name}")
+    return path
 
 
 def _run_here(path: Path, job: "Job", run: "Run") -> int:
@@ -236,23 +307,29 @@ def _run_here(path: Path, job: "Job", run: "Run") -> int:
 
     show([("script", _near(path)), ("logs", f"{_near(run.logs)}/{job.name}.local-*"), *_next(run, "Ctrl-C, or ")])
     print(file=sys.stderr)
-    return run_here(path, job.tasks, run)
+    code = run_here(path, job.tasks, run)
+    if code in (130, 143):
+        show([("again", _again()), ("", "goes on where it stopped")])
+    return code
 
 
-def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> int:
+def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> None:
     from mathmill.launch.submit import submit
 
     ids = submit(path, job, cluster, run)
-    shown = f"{ids[0].split('_')[0]} ({_count(len(ids), 'task')}: {ids[0]} to {ids[-1]})" if job.is_array else ids[0]
+    shown = f"{ids[0].split('_')[0]} ({count(len(ids), 'task')}: {ids[0]} to {ids[-1]})" if job.is_array else ids[0]
     log = run.logs / f"{job.name}.{ids[0]}.log"
     look = [("job id", shown), ("log", f"tail -F {_near(log)}")]
     show([("script", _near(path)), *look, *_next(run, "")])
-    return 0
 
 
-def _next(run: "Run", stop_first: str) -> list[tuple[str, str]]:
+def _next(run: "Run", stop_first: str) -> list[tuple[str, str | list[str]]]:
     return [
         ("look", f"python pipeline/status.py {run.name}"),
         ("stop", f"{stop_first}python pipeline/cancel.py {run.name}"),
-        ("again", shlex.join(["python", *sys.argv]) + "   (goes on where it stopped)"),
+        ("again", _again()),
     ]
+
+
+def _again() -> list[str]:
+    return [shlex.quote(word) for word in ("python", *sys.argv)]

@@ -2,13 +2,13 @@
 
 import re
 import shlex
-import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mathmill.errors import UserError
-from mathmill.launch.cluster import Cluster
+from mathmill.launch.cluster import Cluster, directive_name
 from mathmill.launch.job import Job, Step
+from mathmill.launch.strict_yaml import CONTROL
 from mathmill.launch.times import seconds_of
 from mathmill.paths import shipped
 from mathmill.run import Run
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CONTAINERS = ("apptainer", "singularity", "pyxis", "docker", "podman")
 EMPTIED = ("none", "apptainer", "singularity")
 NODE_DIR = "$MATHMILL_NODE_DIR"
+CPUS_WITHOUT_GPUS = 4
+"""A job without GPUs on a cluster of GPU nodes is a small numpy server and a client: it leaves the rest to others."""
 
 
 def render(job: Job, cluster: Cluster, run: Run, code_sha: str) -> str:
@@ -26,8 +28,10 @@ def render(job: Job, cluster: Cluster, run: Run, code_sha: str) -> str:
 
     UserError where the cluster's file names no image for a container, or a path cannot be written into its flags.
     """
-    if "\n" in str(run.folder):
-        raise UserError(f"the run's folder {str(run.folder)!r} has a line break in its name; use another")
+    if CONTROL.search(str(run.folder)):
+        raise UserError(
+            f"the run's folder {str(run.folder)!r} has a line break or a control character in its name; use another"
+        )
     steps = [_described(step, job, cluster, run, code_sha) for step in job.steps]
     if any(step["runtime"] in CONTAINERS for step in steps) and re.search(r"[,:]", str(run.folder)):
         raise UserError(
@@ -67,7 +71,7 @@ def directives_of(job: Job, cluster: Cluster, run: Run) -> dict[str, Any]:
     log = str(run.logs).replace("%", "%%")
     limit = job.time_limit or cluster.time_limit
     partition = cluster.partitions.gpu if job.gpus else cluster.partitions.cpu
-    gpu_flag, _, gpu_value = (cluster.gpu_directive or "").format(gpus=job.gpus).partition("=")
+    gpu_flag, _, gpu_value = (cluster.gpu_directive or "").replace("{gpus}", str(job.gpus)).partition("=")
     flags: dict[str, Any] = {
         "job-name": f"{run.name}-{job.name}",
         "output": f"{log}/{job.name}.{'%A_%a' if job.is_array else '%j'}.log",
@@ -82,13 +86,13 @@ def directives_of(job: Job, cluster: Cluster, run: Run) -> dict[str, Any]:
         "qos": cluster.qos,
         "nodes": job.nodes,
         "ntasks-per-node": job.tasks_per_node,
-        "cpus-per-task": _cpus(cluster, job.tasks_per_node),
-        "mem": cluster.mem,
+        "cpus-per-task": _cpus(job, cluster, job.tasks_per_node),
+        "mem": _mem(job, cluster),
     }
     if job.gpus and gpu_flag:
         flags[gpu_flag] = gpu_value
     for more in (cluster.directives, job.directives):
-        flags.update({key.lstrip("-").replace("_", "-"): value for key, value in more.items()})
+        flags.update({directive_name(key): value for key, value in more.items()})
     return {key: value for key, value in flags.items() if value is not None and value is not False}
 
 
@@ -113,8 +117,31 @@ def _stop_before_s(limit: str | None, cluster: Cluster) -> int:
     return min(before, 65535)  # sbatch's manual: sig_time is at most 65535
 
 
-def _cpus(cluster: Cluster, tasks_per_node: int) -> int | None:
-    return None if cluster.cpus is None else max(1, cluster.cpus // tasks_per_node)
+def _share(job: Job, cluster: Cluster) -> tuple[int, int]:
+    """Of a node's GPUs the job asks for the first number out of the second; (1, 1) where GPUs are no measure."""
+    return (job.gpus, cluster.gpus_per_node) if 0 < job.gpus < cluster.gpus_per_node else (1, 1)
+
+
+def _cpus(job: Job, cluster: Cluster, tasks_per_node: int) -> int | None:
+    """CPUs of each task of a step: its part of the node's share that goes with the job's GPUs."""
+    if cluster.cpus is None:
+        return None
+    part, whole = _share(job, cluster)
+    of_node = -(-cluster.cpus * part // whole)
+    if cluster.gpus_per_node and not job.gpus:
+        of_node = min(of_node, CPUS_WITHOUT_GPUS)
+    return max(1, of_node // tasks_per_node)
+
+
+def _mem(job: Job, cluster: Cluster) -> int | str | None:
+    """Memory on each node: the share that goes with the job's GPUs; nothing asked where the share is not known."""
+    if cluster.gpus_per_node and not job.gpus:
+        return None
+    part, whole = _share(job, cluster)
+    amount = re.fullmatch(r"(\d+)([KMGTkmgt]?)", str(cluster.mem))
+    if whole == 1 or amount is None:
+        return cluster.mem
+    return f"{-(-int(amount[1]) * part // whole)}{amount[2]}" if int(amount[1]) else None  # 0 would be all of it
 
 
 def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) -> dict[str, Any]:
@@ -131,8 +158,8 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "module": step.module,
         "runtime": runtime,
         "macros": {"singularity": "apptainer", "podman": "docker"}.get(runtime, runtime),
-        "python": "python3" if contained else shlex.quote(cluster.python or sys.executable),
-        "image": _image(step, runtime, cluster) if contained else None,
+        "python": "python3" if contained else shlex.quote(cluster.python or "python3"),
+        "image": image_of(step, cluster)[1] if contained else None,
         "mounts": _mounts(step, job, cluster, code_sha) if contained else [],
         "secrets": cluster.env if step.secrets else [],
         "withheld": [] if step.secrets else cluster.env,
@@ -141,7 +168,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "nodes": step.nodes,
         "tasks": step.nodes * step.tasks_per_node,
         "tasks_per_node": step.tasks_per_node,
-        "cpus": step.cpus or _cpus(cluster, step.tasks_per_node),
+        "cpus": step.cpus or _cpus(job, cluster, step.tasks_per_node),
         "gpu_flag": _gpu_flag(step, job, cluster),
         "mpi": step.mpi,
         "ready_file": _expanding(step.ready_file) if step.ready_file else None,
@@ -154,17 +181,19 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
 def _gpu_flag(step: Step, job: Job, cluster: Cluster) -> str | None:
     if not job.gpus or cluster.gpu_directive is None:
         return None
-    return "--" + cluster.gpu_directive.format(gpus=step.gpus) if step.gpus else "--gres=none"
+    return "--" + shlex.quote(cluster.gpu_directive.replace("{gpus}", str(step.gpus))) if step.gpus else "--gres=none"
 
 
-def _image(step: Step, runtime: str, cluster: Cluster) -> str:
+def image_of(step: Step, cluster: Cluster) -> tuple[str, str]:
+    """The image of a contained step: its name under `images`, and what stands there. UserError where nothing does."""
+    runtime = runtime_of(step, cluster)
     for name in (step.kind, step.role):
         if image := cluster.images.get(name):
             if runtime == "pyxis" and image.endswith((".sqsh", ".squashfs")) and not image.startswith(("/", "./")):
                 raise UserError(
                     f"{cluster.file}: images.{name}: pyxis takes '{image}' for a name in a registry; start the path with / or ./"
                 )
-            return image
+            return name, image
     wanted = step.kind or step.role
     raise UserError(
         f"{cluster.file}: the {step.role} runs under {runtime}, so images needs '{wanted}': the path or name of its image"
@@ -205,6 +234,6 @@ def _template() -> "jinja2.Template":
     )
     environment.filters["quoted"] = lambda value: shlex.quote(str(value))
     environment.filters["continued"] = lambda text: " \\\n    ".join(
-        line.strip() for line in text.splitlines() if line.strip()
+        line.strip() for line in text.split("\n") if line.strip()
     )
     return environment.get_template("job.sbatch.j2")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mathmill.errors import UserError
-from mathmill.launch.submissions import Submission, lives, submissions
+from mathmill.launch.submissions import Submission, lives, local_ends, submissions
 from mathmill.run import Run
 
 LIVE = {
@@ -30,6 +30,8 @@ LIVE = {
     "SPECIAL_EXIT",
 }
 FAILED = {"FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
+STOPPED_CODES = {75, 130, 143}
+"""Of a local task: drained with work left, Ctrl-C, and TERM or HUP."""
 NOT_YET_KNOWN_S = 300
 """The accounting may hear of a job late: for so long an id it does not know counts as pending."""
 
@@ -43,6 +45,16 @@ class TaskState:
     exit_code: str = ""
     starts: int = 1
     gpu_hours: float = 0.0
+
+    @property
+    def requeues(self) -> int:
+        """How often it was queued again."""
+        return self.starts - (self.state != "REQUEUED")
+
+    @property
+    def waits_again(self) -> bool:
+        """Whether it ran before and now waits for its next start."""
+        return self.state in {"REQUEUED", "PENDING"} and self.requeues > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +83,11 @@ def job_states(run: Run) -> list[JobState]:
     lines = submissions(run)
     on_slurm = [line.job_id for line in lines if line.executor == "slurm"]
     rows = read_sacct(_sacct(on_slurm)) if on_slurm else {}
+    ends = local_ends(run)
     return [
-        JobState(submission=line, tasks=_local_tasks(line) if line.executor == "local" else _slurm_tasks(line, rows))
+        JobState(
+            submission=line, tasks=_local_tasks(line, ends) if line.executor == "local" else _slurm_tasks(line, rows)
+        )
         for line in lines
     ]
 
@@ -161,10 +176,17 @@ def _slurm_tasks(line: Submission, rows: dict[str, TaskState]) -> list[TaskState
     return [rows.get(task_id) or TaskState(task_id=task_id, state=unknown) for task_id in line.task_ids]
 
 
-def _local_tasks(line: Submission) -> list[TaskState]:
-    if line.host != socket.gethostname():
-        return [TaskState(task_id=task_id, state=f"on {line.host}") for task_id in line.task_ids]
+def _local_tasks(line: Submission, ends: dict[str, int]) -> list[TaskState]:
     return [
-        TaskState(task_id=task_id, state="RUNNING" if lives(task, line.host) else "ENDED")
+        _local_state(task_id, lives(task, line.host), line.host, ends.get(task_id))
         for task_id, task in zip(line.task_ids, line.local, strict=True)
     ]
+
+
+def _local_state(task_id: str, is_alive: bool, host: str, code: int | None) -> TaskState:
+    if code is None:
+        here = host == socket.gethostname()
+        # nobody noted the end of a task whose launcher was killed, or whose machine went down
+        return TaskState(task_id=task_id, state=f"on {host}" if not here else "RUNNING" if is_alive else "INTERRUPTED")
+    state = "COMPLETED" if code == 0 else "INTERRUPTED" if code in STOPPED_CODES else "FAILED"
+    return TaskState(task_id=task_id, state=state, exit_code=str(code))

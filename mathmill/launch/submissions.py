@@ -4,11 +4,14 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from mathmill.records import cut_torn_tail, line_of
 from mathmill.run import Run
+
+Entry = TypeVar("Entry")
 
 
 class LocalTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +21,13 @@ class LocalTask(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     born: str = ""
     """The process's start time in ticks since boot, since a pid alone may be used again."""
+
+
+class LocalEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task on this machine ended: `code` as a shell gives it."""
+
+    task_id: str
+    code: int
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,22 +70,51 @@ def local_submission(name: str, script: Path, tasks: list[LocalTask]) -> Submiss
 
 def append_submission(run: Run, submission: Submission) -> None:
     """Add a line, durably."""
-    path = run.jobs / "submitted.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        cut_torn_tail(path)
-    with path.open("ab") as stream:
-        stream.write(line_of(submission))
-        stream.flush()
-        os.fsync(stream.fileno())
+    _append(run.jobs / "submitted.jsonl", submission)
+
+
+def append_end(run: Run, end: LocalEnd) -> None:
+    """Note how a task on this machine ended."""
+    _append(run.jobs / "ended.jsonl", end)
+
+
+def local_ends(run: Run) -> dict[str, int]:
+    """Task id to exit code, of the tasks on some machine whose launcher saw their end."""
+    return {end.task_id: end.code for end in _lines(run.jobs / "ended.jsonl", LocalEnd)}
+
+
+def log_of(run: Run, submission: Submission, task_id: str) -> Path | None:
+    """Where main's output of a task is; None where it went to the terminal that launched."""
+    if submission.executor == "slurm":
+        return run.logs / f"{submission.name}.{task_id}.log"
+    task = int(task_id.rpartition("-")[2])
+    return local_log(run, submission.name, task) if task else None
+
+
+def local_log(run: Run, name: str, task: int) -> Path:
+    """The log of a task on this machine that does not have the terminal."""
+    return run.logs / f"{name}.local-{task}.log"
 
 
 def submissions(run: Run) -> list[Submission]:
     """All lines, oldest first."""
-    path = run.jobs / "submitted.jsonl"
+    return _lines(run.jobs / "submitted.jsonl", Submission)
+
+
+def _append(path: Path, entry: msgspec.Struct) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        cut_torn_tail(path)
+    with path.open("ab") as stream:
+        stream.write(line_of(entry))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _lines(path: Path, kind: type[Entry]) -> list[Entry]:
     content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]  # the last line may be half-written just now
-    return [msgspec.json.decode(line, type=Submission) for line in whole.splitlines()]
+    return [msgspec.json.decode(line, type=kind) for line in whole.splitlines()]
 
 
 def born(pid: int) -> str:

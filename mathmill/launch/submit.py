@@ -19,13 +19,16 @@ from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.helpers import clean_env
-from submitit.slurm.slurm import SlurmExecutor, SlurmJob
+from submitit.slurm.slurm import SlurmExecutor
 
 from mathmill.errors import UserError
 from mathmill.launch.cluster import Cluster
 from mathmill.launch.job import Job
 from mathmill.launch.submissions import Submission, append_submission
 from mathmill.run import Run
+
+NO_CONFIGURATION = re.compile(r"DNS SRV|Could not establish a configuration source|resolve_ctls_from_dns_srv")
+"""What Slurm's commands say on a machine that has them and belongs to no cluster."""
 
 
 class ScriptExecutor(SlurmExecutor):
@@ -44,11 +47,6 @@ class ScriptExecutor(SlurmExecutor):
         return self._submit_command("").job_id
 
 
-def slurm_job(task_id: str, run: Run) -> SlurmJob[None]:
-    """submitit's handle on a task, `12345_7` or `12345`: its state, and cancelling it."""
-    return SlurmJob(folder=run.jobs, job_id=task_id, tasks=[0])
-
-
 def require_slurm(cluster: Cluster) -> None:
     """UserError where this machine cannot submit."""
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
@@ -56,6 +54,10 @@ def require_slurm(cluster: Cluster) -> None:
             f"no Slurm on this machine (sbatch is not in PATH), which {cluster.file} needs: run this on a login node of "
             f"{cluster.name}, look at the script with --dry_run, or use --cluster local"
         )
+    if shutil.which("scontrol") is not None:
+        answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
+        if NO_CONFIGURATION.search(answer.stderr):
+            raise UserError(_refusal("sbatch does not work", answer.stderr, cluster))
 
 
 def submit(script: Path, job: Job, cluster: Cluster, run: Run) -> list[str]:
@@ -67,9 +69,7 @@ def submit(script: Path, job: Job, cluster: Cluster, run: Run) -> list[str]:
             with redirect_stderr(StringIO()):
                 job_id = ScriptExecutor(folder, script.read_text()).submit_text()
         except (FailedJobError, FailedSubmissionError) as problem:
-            raise UserError(
-                f"sbatch refused {script}: {_one_line(str(problem))}; mend {cluster.file} or the flags"
-            ) from None
+            raise UserError(_refusal(f"sbatch refused {script}", str(problem), cluster)) from None
     submission = Submission(
         name=job.name,
         script=script.name,
@@ -89,10 +89,9 @@ def would_start(script: Path, cluster: Cluster) -> str:
     require_slurm(cluster)
     with _login_environment():
         answer = subprocess.run(["sbatch", "--test-only", str(script)], capture_output=True, text=True)
-    said = _one_line(answer.stderr or answer.stdout)
     if answer.returncode:
-        raise UserError(f"sbatch would refuse this job: {said}; mend {cluster.file} or the flags")
-    return said
+        raise UserError(_refusal("sbatch would refuse this job", answer.stderr or answer.stdout, cluster))
+    return _one_line(answer.stderr or answer.stdout)
 
 
 @contextmanager
@@ -106,6 +105,12 @@ def _login_environment() -> Iterator[None]:
         if conf is not None:
             os.environ["SLURM_CONF"] = conf
         yield
+
+
+def _refusal(what: str, said: str, cluster: Cluster) -> str:
+    if NO_CONFIGURATION.search(said):
+        return f"this machine reaches no Slurm; run it on a login node of {cluster.name}, or use --dry_run"
+    return f"{what}: {_one_line(said)}; mend {cluster.file} or the flags"
 
 
 def _one_line(text: str) -> str:

@@ -97,6 +97,8 @@ def _problem(where: str, row: _Row, split: str, index: int, empty: set[str]) -> 
 
     solution = row.solution if row.solution is not None else row.reference_solution
     answer = (row.expected_answer or "").strip() or extract_answer(solution or "")
+    if "####" in (solution or "") or (row.level is None and row.subject is None and row.type is None):
+        raise UserError(f"{where}: rows look like GSM8K, not MATH (a row of MATH has level and type, and no ####)")
     if not row.problem.strip():
         raise UserError(f"{where}: the problem is empty; mend or remove it")
     if answer is None and problem_sha(row.problem) not in empty:

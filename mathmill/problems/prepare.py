@@ -22,10 +22,11 @@ DOWNLOAD = "download"
 
 @dataclass(frozen=True)
 class Prepared:
-    """The splits of a benchmark, the ids of the answers that were put right, and how many such answers are known."""
+    """The splits of a benchmark, the ids of the answers put right, and how many were right already of how many known."""
 
     splits: dict[str, list[Problem]]
     corrected: list[str]
+    num_right: int
     num_corrections: int
 
 
@@ -38,12 +39,14 @@ def prepare(name: str, source: Path, validation_size: int) -> Prepared:
     corrections = load_corrections(name)
     splits: dict[str, list[Problem]] = {}
     ids: list[str] = []
+    num_right = 0
     for split in SPLITS:
         if split in published:
-            problems, corrected = correct(published[split], corrections)
+            problems, corrected, num_right_here = correct(published[split], corrections)
             splits |= training_splits(problems, validation_size) if split == "train" else {split: problems}
             ids += corrected
-    return Prepared(splits=splits, corrected=ids, num_corrections=len(corrections))
+            num_right += num_right_here
+    return Prepared(splits=splits, corrected=ids, num_right=num_right, num_corrections=len(corrections))
 
 
 def training_splits(problems: list[Problem], validation_size: int) -> dict[str, list[Problem]]:

@@ -63,19 +63,21 @@ def load_corrections(name: str) -> dict[str, Correction]:
     return {row.problem_sha: row for row in rows}
 
 
-def correct(problems: Iterable[Problem], corrections: dict[str, Correction]) -> tuple[list[Problem], list[str]]:
-    """The problems with known wrong answers put right, and the ids of those that were.
+def correct(problems: Iterable[Problem], corrections: dict[str, Correction]) -> tuple[list[Problem], list[str], int]:
+    """The problems with known wrong answers put right, the ids of those that were, and how many were right already.
 
     An answer that is not the one the table calls wrong is left alone: somebody has corrected it already.
     """
-    kept, corrected = [], []
+    kept, corrected, num_right = [], [], 0
     for problem in problems:
         row = corrections.get(problem_sha(problem.problem))
         if row is not None and (problem.expected_answer or "") == row.published:
             problem = replace(problem, expected_answer=row.corrected, answer_type=answer_type(row.corrected))
             corrected.append(problem.problem_id)
+        elif row is not None and problem.expected_answer == row.corrected:
+            num_right += 1
         kept.append(problem)
-    return kept, corrected
+    return kept, corrected, num_right
 
 
 def answer_type(answer: str) -> str:

@@ -17,11 +17,15 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from mathmill.errors import UserError
-from mathmill.sandbox.frames import VERSION, FrameError, FrameReader, encode
-from mathmill.sandbox.result import BlockResult, from_message, lost
+from mathmill.sandbox.frames import MAX_REQUEST, VERSION, FrameError, FrameReader, encode
+from mathmill.sandbox.result import BlockResult, from_message, lost, too_large
 
 POLICIES = ("strict", "standard", "trusted")
 START_WITHIN_S = 30.0
+ROOM_FOR_ID = 64
+"""Bytes that a request may still grow by when it gets its number."""
+ANSWER_WITHIN_S = 30.0
+"""A supervisor answers a question about itself in milliseconds, under load in a second."""
 Answer = TypeVar("Answer")
 
 
@@ -163,7 +167,7 @@ class AsyncSandbox:
         sandbox = cls(address.removeprefix("unix:"))
         try:
             await sandbox._connected()
-        except (OSError, SandboxLost) as problem:
+        except (OSError, asyncio.TimeoutError) as problem:
             raise UserError(
                 f"no sandbox answers at {address}: {problem}; start one: python -m mathmill.sandbox"
             ) from None
@@ -174,8 +178,15 @@ class AsyncSandbox:
         return AsyncSession(self)
 
     async def stats(self) -> dict[str, int]:
-        """How many children, spares and sessions the supervisor has."""
-        return await self.ask({"op": "stats"})
+        """How many children, spares and sessions the supervisor has; SandboxLost at once when it is gone.
+
+        So it tells, after a block that was `lost`, whether only that session is.
+        """
+        try:
+            return await asyncio.wait_for(self.ask({"op": "stats"}), ANSWER_WITHIN_S)
+        except asyncio.TimeoutError:
+            problem = f"the sandbox at {self.address} has not answered for {ANSWER_WITHIN_S:.0f} s"
+            raise SandboxLost(problem) from None
 
     async def close(self) -> None:
         """Close all sessions; end the supervisor if it is one's own."""
@@ -199,7 +210,7 @@ class AsyncSandbox:
         for _ in range(2):
             try:
                 answer = await (await self._connected()).ask(message)
-            except (OSError, SandboxLost) as broken:
+            except (OSError, asyncio.TimeoutError) as broken:  # SandboxLost is an OSError
                 problem = broken
                 continue
             if "error" in answer:
@@ -213,7 +224,11 @@ class AsyncSandbox:
                 reader, writer = await asyncio.open_unix_connection(self.address)
                 connection = _Connection(reader, writer)
                 hello = {"op": "hello", "id": 0, "client": self._name}
-                answer = await asyncio.wait_for(connection.ask(hello), START_WITHIN_S)
+                try:
+                    answer = await asyncio.wait_for(connection.ask(hello), START_WITHIN_S)
+                except BaseException:
+                    await connection.close()
+                    raise
                 if answer.get("version") != VERSION:
                     raise UserError(
                         f"the sandbox at {self.address} speaks protocol {answer.get('version')}, not {VERSION}"
@@ -235,12 +250,15 @@ class AsyncSession:
         """Run a block; its result, whatever happens: `lost` when the sandbox or the session is gone.
 
         `timeout`: wall seconds, without the wait for a free processor; `max_output`: characters kept of stdout, stderr and
-        result each. ValueError for arguments that make no sense.
+        result each. Code of more than 4 MiB as JSON is an `error` and is not run. ValueError for arguments that make no sense.
         """
-        index, self._blocks = self._blocks, self._blocks + 1
-        message = {"op": "run", "session": self._name, "index": index, "code": code, "timeout": timeout}
+        message = {"op": "run", "session": self._name, "index": self._blocks, "code": code, "timeout": timeout}
+        message["max_output"] = max_output
+        if len(encode(message)) > MAX_REQUEST - ROOM_FOR_ID:  # the supervisor would hang up on all our sessions
+            return too_large(MAX_REQUEST >> 20)
+        self._blocks += 1
         try:
-            return from_message(await self._sandbox.ask(message | {"max_output": max_output}))
+            return from_message(await self._sandbox.ask(message))
         except SandboxLost as problem:
             return lost(str(problem))
 

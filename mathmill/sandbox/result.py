@@ -37,3 +37,17 @@ def lost(reason: str) -> BlockResult:
 def from_message(message: dict[str, Any]) -> BlockResult:
     """The result that a supervisor sent."""
     return BlockResult(**{name: message[name] for name in BlockResult.__dataclass_fields__})
+
+
+def too_large(most_mib: int) -> BlockResult:
+    """The result of a block that was not sent."""
+    return BlockResult(
+        status="error",
+        stdout="",
+        stderr=f"ValueError: the code is larger than {most_mib} MiB",
+        result=None,
+        wall_s=0.0,
+        cpu_s=0.0,
+        state="live",
+        truncated=False,
+    )

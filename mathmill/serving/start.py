@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from mathmill.errors import UserError
 from mathmill.files import write_whole
 from mathmill.options import ended_by, section
-from mathmill.parent import die_with_parent_if_told
+from mathmill.parent import die_with_parent_if_told, hide_environment
 from mathmill.serving.address import Address, read_address, write_address
 from mathmill.serving.kind import Kind, Launch
 from mathmill.serving.kinds import find_kind
@@ -235,6 +235,7 @@ def main() -> int:
         raise UserError("give one argument, the job's JSON file")
     options = read_options(sys.argv[1])
     die_with_parent_if_told()
+    hide_environment()
     place, kind = find_place(dict(os.environ)), find_kind(options.kind)
     if place.rank > 0:
         run_other(options, place, kind)

@@ -1,6 +1,7 @@
 """The main job: problems to graded solutions, here or as an array on a cluster."""
 
 import asyncio
+import math
 import os
 import re
 import sys
@@ -33,7 +34,7 @@ from mathmill.options import script
 from mathmill.problems import load_problems
 from mathmill.prompts import load_prompt
 from mathmill.records import Problem, lines_of, short_sha
-from mathmill.run import Run
+from mathmill.run import Run, check_run_name
 from mathmill.serving.kinds import find_kind
 from mathmill.stages.server_step import sandbox_step, server_section, server_step
 
@@ -55,7 +56,7 @@ class GenerationOptions(LaunchOptions):
     problems: str = "words:test"
     """NAME:SPLIT of a prepared benchmark, or a FILE.jsonl with a problem a line."""
     model: str | None = None
-    """A name under models: in the cluster's file, or a Hugging Face folder (default: words, the bundled one)."""
+    """A name under models: in the cluster's file, or a Hugging Face folder; unset: words, the bundled one."""
     prompt: str = "code_sft"
     """A name in prompts/, or a path to a yaml file."""
     num_samples: int = 4
@@ -73,7 +74,7 @@ class GenerationOptions(LaunchOptions):
     stop_on_code_error: bool = True
     """End a solution at its first failing block, or show the model what failed."""
     output_style: Literal["omi1", "ipython"] = "ipython"
-    """What the model is shown of its code: what a notebook shows, or the last value only, as OpenMathInstruct-1 did."""
+    """What the model is shown of its code: ipython: what a notebook shows; omi1: the last value, as OpenMathInstruct-1."""
     max_output_characters: int = 1000
     """Where an output is cut."""
     code_timeout_s: float = 10.0
@@ -81,7 +82,7 @@ class GenerationOptions(LaunchOptions):
     seed: int = 0
     """The run's seed; every sample's own seed follows from it."""
     server: str | None = None
-    """Kind of server: bundled, trtllm, vllm, sglang, or openai for one that is already there (default: the model's)."""
+    """Kind of server: bundled, trtllm, vllm, sglang, or openai for one that is already there; unset: the model's."""
     server_address: str | None = None
     """URL of that server, with --server openai."""
     server_token_env: str = "OPENAI_API_KEY"
@@ -107,18 +108,20 @@ def run_generation(options: GenerationOptions) -> int:
         refuse_other_options(run, folder.load(), sample_set)
         sample_set = folder.load()
     work = work_of(sample_set, folder, options.num_samples)
-    if not work.shards_left:
+    if not (work.shards_left or options.dry_run or options.test_only):
         from mathmill.generation.summary import print_summary
 
         print_summary(run)
         print(f"{run.folder} is finished; nothing to do", file=sys.stderr)
         return 0
-    if not (options.dry_run or options.test_only):
+
+    def prepare() -> None:
         create_run(run)
         create_set(run, sample_set, problems).grow(options.num_samples)
+
     runs_code = sample_set.prompt.code or any(one.load().prompt.code for one in sets_of(run, model.name))
     job = generation_job(options, model, work, cluster, runs_code)
-    return launch([job], cluster, run, options, work_lines(options, sample_set, work))
+    return launch([job], cluster, run, options, work_lines(options, sample_set, work, problems), prepare=prepare)
 
 
 def refuse_contradictions(options: GenerationOptions) -> None:
@@ -135,10 +138,12 @@ def refuse_contradictions(options: GenerationOptions) -> None:
     for name in AT_LEAST_ONE:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, not {getattr(options, name)}")
-    if options.temperature < 0 or not 0 < options.top_p <= 1:
+    if not 0 <= options.temperature < math.inf or not 0 < options.top_p <= 1:
         raise UserError("--temperature must be 0 or more, and --top_p above 0 and at most 1")
-    if options.code_timeout_s <= 0:
+    if not 0 < options.code_timeout_s < math.inf:
         raise UserError(f"--code_timeout_s must be above 0, not {options.code_timeout_s}")
+    if options.run is not None:
+        check_run_name(options.run)
 
 
 def model_of(options: GenerationOptions, cluster: Cluster) -> Model:
@@ -176,7 +181,7 @@ def sample_set_of(options: GenerationOptions, model: Model, problems: list[Probl
     problems_per_shard, samples_per_shard = shard_shape(len(problems), options.num_samples, options.num_jobs)
     dataset, split = problems[0].dataset, problems[0].split
     return SampleSet(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", f"{dataset}-{split}").strip("-."),
+        name=slug(f"{dataset}-{split}"),
         problems_sha=short_sha(lines_of(problems)),
         num_problems=len(problems),
         prompt=prompt,
@@ -188,11 +193,14 @@ def sample_set_of(options: GenerationOptions, model: Model, problems: list[Probl
     )
 
 
+def slug(text: str) -> str:
+    """A name for a file: other signs than letters, digits, `.`, `_` and `-` become `-`; a hash where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or short_sha(text)
+
+
 def run_name(sample_set: SampleSet) -> str:
     """The same for the same set, model and prompt, so that the same command goes on."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{sample_set.name}-{sample_set.model}-{sample_set.prompt.name}").strip(
-        "-."
-    )
+    return f"{sample_set.name}-{slug(sample_set.model)}-{slug(sample_set.prompt.name)}"
 
 
 @dataclass(frozen=True)
@@ -204,6 +212,10 @@ class Work:
     shards_left: int
     rows_left: int
 
+    def num_tasks(self, num_jobs: int) -> int:
+        """Tasks worth starting: no more than shards; of a finished run, as many as a new one would have."""
+        return min(num_jobs, self.shards_left or self.num_shards)
+
 
 def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int) -> Work:
     """The work of a set with this many samples a problem, less what is published; the folder need not exist."""
@@ -213,19 +225,26 @@ def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int) -> Work:
     return Work(len(shards), sum(s.num_rows for s in shards), len(left), sum(s.num_rows for s in left))
 
 
-def work_lines(options: GenerationOptions, sample_set: SampleSet, work: Work) -> list[tuple[str, str]]:
+def work_lines(
+    options: GenerationOptions, sample_set: SampleSet, work: Work, problems: list[Problem]
+) -> list[tuple[str, str]]:
     """What a launch says of its work."""
-    return [
+    temperature, tasks = sample_set.sampling.temperature, work.num_tasks(options.num_jobs)
+    lines = [
         ("work", f"{sample_set.num_problems:,} problems of {options.problems} x {options.num_samples} samples"),
         (
             "left",
             f"{work.rows_left:,} of {work.num_rows:,} samples, {work.shards_left:,} of {work.num_shards:,} shards",
         ),
-        (
-            "model",
-            f"{sample_set.model}, prompt {sample_set.prompt.name}, temperature {sample_set.sampling.temperature:g}",
-        ),
+        ("model", f"{sample_set.model}, prompt {sample_set.prompt.name}, temperature {temperature:g}"),
     ]
+    if not work.shards_left:
+        lines.append(("note", "this run is finished: nothing would be submitted"))
+    if options.num_jobs > tasks:
+        lines.append(("note", f"{options.num_jobs:,} tasks were asked for; there are {tasks:,} shards to share"))
+    if unknown := sum(problem.expected_answer is None for problem in problems):
+        lines.append(("note", f"{unknown:,} of {len(problems):,} problems have no expected_answer: not graded"))
+    return lines
 
 
 def create_run(run: Run) -> None:
@@ -260,6 +279,6 @@ def generation_job(options: GenerationOptions, model: Model, work: Work, cluster
     return Job(
         name="generation",
         steps=tuple(steps),
-        tasks=min(options.num_jobs, work.shards_left),
+        tasks=work.num_tasks(options.num_jobs),
         options={step.name: sections[step.name] for step in steps},
     )

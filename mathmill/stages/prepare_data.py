@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from mathmill.options import script
 from mathmill.problems.load import data_folder
-from mathmill.problems.prepare import DOWNLOAD, locate, prepare, write
+from mathmill.problems.prepare import DOWNLOAD, Prepared, locate, prepare, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,7 @@ class PrepareDataOptions:
     name: Positional[Literal["gsm8k", "math"]] = "gsm8k"
     """The benchmark."""
     source: str = DOWNLOAD
-    """A file, a folder or an http(s) address that holds the published form (the addresses that `download` uses were out
-    of reach when this was written). GSM8K is train.jsonl and test.jsonl, MATH a tree of N.json files or a tar of it."""
+    """A file, folder or http(s) address: train.jsonl and test.jsonl, or for MATH its tree of N.json files or a tar."""
     output: Path = field(default_factory=data_folder)
     """Folder for NAME/SPLIT.jsonl. Problems are looked for in $MATHMILL_DATA, or data under the current folder."""
     validation_size: int = 1000
@@ -35,13 +34,20 @@ def run(options: PrepareDataOptions) -> None:
     for split, problems in prepared.splits.items():
         print(f"{split:<12}{len(problems):>8,}  {paths[split]}")
     if prepared.num_corrections:
-        table = f"problems/corrections/{options.name}.yaml"
-        print(
-            f"{len(prepared.corrected)} of {prepared.num_corrections} known wrong answers found and put right ({table})"
-        )
+        print(corrections_line(options.name, prepared))
     elsewhere = "" if options.output.resolve() == data_folder().resolve() else f"MATHMILL_DATA={options.output} "
     split = "test" if "test" in paths else "validation"
     print(f"next: {elsewhere}python pipeline/run_generation.py --problems {options.name}:{split}")
+
+
+def corrections_line(name: str, prepared: Prepared) -> str:
+    """What became of the answers that are known to be wrong or missing in the published form."""
+    known, right = prepared.num_corrections, prepared.num_right
+    table = f"(problems/corrections/{name}.yaml)"
+    if not prepared.corrected and right == known:
+        return f"{known} known gaps: already right in this source {table}"
+    already = f", {right} already right" if right else ""
+    return f"{len(prepared.corrected)} of {known} known wrong answers found and put right{already} {table}"
 
 
 def main() -> None:

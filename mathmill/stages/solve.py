@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import tyro
 
@@ -25,6 +28,7 @@ from mathmill.prompts import load_prompt
 from mathmill.records import Problem, short_sha
 from mathmill.serving.address import Address, read_address
 from mathmill.serving.kinds import KINDS
+from mathmill.stages.generation import BUNDLED_MODEL
 from mathmill.stages.server_step import server_section
 
 QUESTION = (
@@ -32,16 +36,19 @@ QUESTION = (
 )
 
 
+START_WITHIN_S = 120.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class SolveOptions:
     """Solve one question here, with a server of our own or one that is already there; its code runs in the sandbox."""
 
-    question: Annotated[str, tyro.conf.Positional] = QUESTION
-    """The problem's text."""
+    question: Annotated[tuple[str, ...], tyro.conf.Positional] = (QUESTION,)
+    """The problem's text; quote it where it holds what the shell would read, such as $ or ?."""
     cluster: str = "local"
     """Whose models may be named: a name in cluster_configs/, or a path to a yaml file."""
-    model: str = "words"
-    """A name under models: in the cluster's file, or a Hugging Face folder (with --server_address: as it is served)."""
+    model: str | None = None
+    """A name in the cluster's file or a Hugging Face folder (by default `words`, or what --server_address serves)."""
     server_address: str | None = None
     """URL of an OpenAI-compatible server that is already there, instead of one of our own."""
     server_token_env: str = "OPENAI_API_KEY"
@@ -63,9 +70,13 @@ def main() -> None:
 
 
 def solve(options: SolveOptions) -> int:
+    question = " ".join(options.question).strip()
+    if not question:
+        raise UserError("the question is empty; write it behind the script's name, in quotes")
+    end_as_on_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     problem = Problem(
-        problem_id=short_sha(options.question),
-        problem=options.question,
+        problem_id=short_sha(question),
+        problem=question,
         expected_answer=options.expected_answer,
         dataset="asked",
         split="",
@@ -75,7 +86,7 @@ def solve(options: SolveOptions) -> int:
         problems_sha="",
         num_problems=1,
         prompt=load_prompt(options.prompt),
-        model=options.model,
+        model=options.model or BUNDLED_MODEL,
         sampling=Sampling(
             temperature=options.temperature,
             top_p=1.0,
@@ -92,14 +103,41 @@ def solve(options: SolveOptions) -> int:
         samples_per_shard=1,
     )
     if options.server_address is not None:
-        token = os.environ.get(options.server_token_env)
-        address = Address(
-            url=options.server_address, kind="openai", model=options.model, token=token, context_length=None
-        )
-        return asyncio.run(show_solution(sample_set, problem, address, options.model))
-    model = resolve_model(options.model, load_cluster(options.cluster))
+        address, folder = find_server(options.server_address, options.model, os.environ.get(options.server_token_env))
+        return asyncio.run(show_solution(sample_set, problem, address, folder))
+    model = resolve_model(options.model or BUNDLED_MODEL, load_cluster(options.cluster))
     with own_server(model) as address:
         return asyncio.run(show_solution(sample_set, problem, address, model.path))
+
+
+def end_as_on_ctrl_c(*numbers: signal.Signals) -> None:
+    """Let these signals, the first time, do what Ctrl-C does: what was started is ended, folders are removed."""
+
+    def interrupt(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGINT)
+
+    for number in numbers:
+        signal.signal(number, interrupt)
+
+
+def find_server(url: str, model: str | None, token: str | None) -> tuple[Address, str]:
+    """The server that is already there, and the folder of its model's chat template, where `model` names one."""
+    from mathmill.generation.client import served_model
+
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        socket.create_connection((parts.hostname, port), timeout=10).close()
+    except (KeyError, ValueError):
+        raise UserError(f"--server_address {url} is no address; it looks like http://HOST:PORT") from None
+    except OSError as problem:
+        raise UserError(f"no server answers at {url} ({problem.strerror or problem}); check --server_address") from None
+    folder = Path(model or "").expanduser()
+    is_folder = model is not None and (folder / "config.json").is_file()
+    name = model if model and not is_folder else asyncio.run(served_model(url, token))
+    return Address(url=url, kind="openai", model=name, token=token), str(folder) if is_folder else ""
 
 
 @contextlib.contextmanager
@@ -113,10 +151,13 @@ def own_server(model: Model) -> Iterator[Address]:
             command = [sys.executable, "-m", "mathmill.serving.start", str(job)]
             server = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)
         try:
+            deadline = time.monotonic() + START_WITHIN_S
             while not ready.exists():
-                if server.poll() is not None:
-                    last = log.read_text(errors="replace").strip().splitlines()[-5:]
-                    raise UserError(f"the server of {model.path} died at its start: {' | '.join(last)}")
+                died = server.poll() is not None
+                if died or time.monotonic() > deadline:
+                    last = " | ".join(log.read_text(errors="replace").strip().splitlines()[-5:])
+                    what = "died at its start" if died else f"was not ready within {START_WITHIN_S:.0f} s"
+                    raise UserError(f"the server of {model.path} {what}: {last or 'it said nothing'}")
                 time.sleep(0.02)
             yield read_address(ready)
         finally:
@@ -149,9 +190,10 @@ async def show_solution(sample_set: SampleSet, problem: Problem, address: Addres
             raise UserError(f"this question cannot be solved: {reason}") from None
     print("" if solution.generation.endswith("\n") else "\n")
     verdict = {True: "correct", False: "wrong", None: "not graded"}[solution.is_correct]
+    blocks = len(solution.code_blocks)
     print(
         f"answer: {solution.predicted_answer or 'none'} ({verdict})   {solution.num_tokens} tokens, "
-        f"{len(solution.code_blocks)} blocks of code, ended by: {solution.finish_reason}",
+        f"{blocks} {'block' if blocks == 1 else 'blocks'} of code, ended by: {solution.finish_reason}",
         file=sys.stderr,
     )
     return 0 if solution.predicted_answer is not None and solution.is_correct is not False else 1

@@ -66,7 +66,6 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
         wait_until(lambda: port.exists() and (node / "sandbox" / "socket").exists())
         run.jobs.mkdir()
         section = {
-            "code_sha": "x",
             "model": "toy",
             "model_path": "",
             "server_address": f"http://127.0.0.1:{port.read_text()}",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_a_worker_that_hangs_dies_or_eats_memory_is_replaced_and_nobody_is_calle
         assert [(verdict.is_correct, verdict.rule) for verdict in rules] == [
             (None, "timeout"), (None, "crash"), (None, "crash"), (True, "symbolic"),
         ]  # fmt: skip
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_a_pool_whose_forking_process_was_killed_is_made_anew():
+    async def kill_and_go_on(pool: GradingPool) -> list[str]:
+        await pool.grade("x+x", "2x")
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        await asyncio.sleep(1)
+        return [(await pool.grade(f"x+{number}", f"{number}+x")).rule for number in range(4)]
+
+    pool = GradingPool(workers=2)
+    try:
+        assert asyncio.run(kill_and_go_on(pool)) == ["crash", "symbolic", "symbolic", "symbolic"]
     finally:
         pool.close()
 

@@ -298,3 +298,41 @@ def test_nothing_grows_over_many_sessions(sandbox):
         use(number)
     time.sleep(0.5)
     assert held() == before
+
+
+def test_a_block_too_large_to_send_is_an_error_and_ten_others_go_on():
+    async def one(sandbox: AsyncSandbox, number: int) -> str | None:
+        async with sandbox.session() as session:
+            await session.run(f"import time; x = {number}; time.sleep(0.3)", timeout=30)
+            return (await session.run("x", timeout=30)).result
+
+    async def beside() -> tuple[list, list]:
+        async with await AsyncSandbox.start(workers=4) as sandbox, sandbox.session() as large:
+            others = [asyncio.ensure_future(one(sandbox, number)) for number in range(10)]
+            await asyncio.sleep(0.1)
+            refused = await large.run(f"x = '{'a' * 5_000_000}'")
+            return [refused, await large.run("1 + 1")], await asyncio.gather(*others)
+
+    (refused, next_block), others = asyncio.run(beside())
+    assert refused.status == "error" and refused.stderr.endswith("ValueError: the code is larger than 4 MiB")
+    assert (next_block.status, next_block.result) == ("ok", "2")
+    assert others == [str(number) for number in range(10)]
+
+
+def test_a_lost_session_is_told_apart_from_a_supervisor_that_is_gone():
+    async def lose_both() -> tuple[str, int, float]:
+        async with await AsyncSandbox.start(workers=1) as sandbox, sandbox.session() as session:
+            await session.run("x = 1")
+            running = asyncio.ensure_future(session.run("import time; time.sleep(5)"))
+            await asyncio.sleep(0.2)
+            await session.close()
+            lost, stats = await running, await sandbox.stats()
+            os.kill(sandbox._started.process.pid, signal.SIGKILL)
+            began = time.monotonic()
+            with pytest.raises(SandboxLost):
+                await sandbox.stats()
+            return lost.status, stats["sessions"], time.monotonic() - began
+
+    status, sessions, waited_s = asyncio.run(lose_both())
+    assert (status, sessions) == ("lost", 0)
+    assert waited_s < 1

@@ -53,6 +53,8 @@ MISTAKES = {
     "openai without an address": (["--server", "openai"], "add --server_address"),
     "greedy samples": (["--temperature", "0"], "--temperature 0 would make 4 equal solutions"),
     "no samples": (["--num_samples", "0"], "--num_samples must be at least 1"),
+    "a temperature that is no number": (["--temperature", "nan"], "--temperature must be 0 or more"),
+    "a run's name with a slash": (["--run", "a/b"], "--run 'a/b': letters, digits"),
     "a wrong top_p": (["--top_p", "1.5"], "--top_p above 0 and at most 1"),
 }
 
@@ -80,7 +82,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest_one(workdir, capsys):
 
 
 def test_a_run_started_with_other_options_names_the_one_that_differs(workdir, capsys, monkeypatch):
-    monkeypatch.setattr("mathmill.stages.generation.launch", lambda *arguments: 0)
+    monkeypatch.setattr("mathmill.stages.generation.launch", lambda *rest, prepare: prepare() or 0)
     assert say(capsys, "--run", "tulip")[0] == 0
     for flags, told in [
         (["--prompt", "code_base"], "was started with prompt code_sft; use another run name, or that prompt"),
@@ -95,7 +97,9 @@ def test_a_run_started_with_other_options_names_the_one_that_differs(workdir, ca
 
 def test_fewer_samples_than_there_were_is_no_mistake_and_more_only_add(workdir, capsys, monkeypatch):
     launched = []
-    monkeypatch.setattr("mathmill.stages.generation.launch", lambda jobs, *rest: launched.append(rest[-1]) or 0)
+    monkeypatch.setattr(
+        "mathmill.stages.generation.launch", lambda *rest, prepare: prepare() or launched.append(rest[-1]) or 0
+    )
     for num_samples in (8, 4, 64):
         assert say(capsys, "--num_samples", str(num_samples))[0] == 0
     rows = [dict(lines)["left"].split(" samples")[0] for lines in launched]

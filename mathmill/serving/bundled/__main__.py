@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from mathmill.options import ended_by
+from mathmill.parent import hide_environment
 from mathmill.serving.bundled import TOKEN_VARIABLE
 
 
@@ -26,6 +27,7 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Load and serve; the exit code."""
+    hide_environment()
     arguments = read_arguments()
     # One BLAS thread is fastest for products this small, and leaves the other cores to the job's other steps. Read
     # by OpenBLAS when numpy is first imported, hence the imports below.

@@ -56,12 +56,13 @@ def read_completion(body: Any, tokenizer: Tokenizer, served_name: str, context_l
     )
     if sampling.top_p == 0:
         raise Refused("top_p is 0; it must be above 0 and at most 1", "top_p")
-    prompts = _prompts(fields.get("prompt"), tokenizer)
+    num_samples = _number(fields, "n", 1, 1, MAX_SAMPLES, whole=True)
+    prompts = _prompts(fields.get("prompt"), tokenizer, MAX_SAMPLES // num_samples)
     for prompt in prompts:
         _check_length(prompt, sampling.max_tokens, context_length, tokenizer)
     return Completion(
         prompts,
-        _number(fields, "n", 1, 1, MAX_SAMPLES, whole=True),
+        num_samples,
         _number(fields, "seed", None, -(2**63), 2**63 - 1, whole=True),
         sampling,
         _switch(fields, "stream"),
@@ -127,18 +128,32 @@ def _stops(stop: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _prompts(prompt: Any, tokenizer: Tokenizer) -> list[list[int]]:
+def _prompts(prompt: Any, tokenizer: Tokenizer, most: int) -> list[list[int]]:
     """The four forms of a prompt: a string, strings, token ids, lists of token ids."""
     if _is_tokens(prompt) or isinstance(prompt, str):
         prompt = [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise Refused("prompt is missing, or neither text nor a list", "prompt")
+    if len(prompt) > most:
+        raise Refused(
+            f"{len(prompt)} prompts with that n are more than {MAX_SAMPLES} samples; ask several times", "prompt"
+        )
     if all(map(_is_tokens, prompt)):
         return prompt
     if all(isinstance(text, str) for text in prompt):
+        if not all(map(_is_unicode, prompt)):
+            raise Refused("prompt holds half of a surrogate pair, which is no character", "prompt")
         return [tokenizer.encode(text).ids for text in prompt]
     raise Refused("prompt is neither a string, a list of strings, nor lists of token ids", "prompt")
 
 
 def _is_tokens(prompt: Any) -> bool:
     return isinstance(prompt, list) and bool(prompt) and all(type(token) is int for token in prompt)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

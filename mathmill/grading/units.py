@@ -1,0 +1,27 @@
+"""Names of units: which words are one, and which of them are the same."""
+
+_NO_UNIT_WORDS = (
+    "and or to pi sqrt log ln sin cos tan hundred thousand million billion trillion dozen half third quarter percent "
+    "mod factorial base negative"
+)
+NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
+_SPELLINGS = {
+    "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
+    "g": "gram", "kg": "kilogram kilo", "mg": "milligram", "l": "liter litre", "ml": "milliliter millilitre",
+    "s": "second sec", "min": "minute", "h": "hour hr", "ft": "foot feet", "in": "inch inche", "yd": "yard",
+    "mi": "mile", "lb": "pound", "oz": "ounce", "am": "", "pm": "",
+}  # fmt: skip
+_SHORT = {long: short for short, spellings in _SPELLINGS.items() for long in spellings.split()}
+SHORT_UNITS = frozenset(_SPELLINGS)
+ONE_LETTER = "mghsLl"
+"""Letters that are a unit behind a number and a space."""
+
+
+def unit_name(words: str) -> str:
+    """One name for the spellings of a unit: `Centimeters` is `cm`, `p.m.` is `pm`, `apples` is `apple`."""
+    return " ".join(map(_one_word, words.replace("~", " ").replace(".", "").lower().split()))
+
+
+def _one_word(word: str) -> str:
+    singular = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    return _SHORT.get(word) or _SHORT.get(singular) or singular
