@@ -40,7 +40,7 @@ class GradingPool:
         if asked is None:
             try:
                 asked = self._asked[pair] = self._ask(*pair)
-            except RuntimeError:  # the process that forks the workers was killed, and the pool with it
+            except (RuntimeError, OSError):  # the process that forks the workers was killed, and the pool with it
                 self._discard_pool()
                 return Grade(is_correct=None, rule="crash")
             while len(self._asked) > KNOWN_VERDICTS:

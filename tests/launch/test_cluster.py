@@ -68,6 +68,38 @@ MISTAKES = {
     "setup: ['echo ${HOME}']": (
         "setup[0]: Interpolation key 'HOME' not found; write a shell variable as $NAME, without braces"
     ),
+    "setup: ['echo ${oc.env:HF_TOKEN}']": (
+        REFERENCE := (
+            "setup[0]: ${…:…} would be written into scripts with its value; name variables of your environment "
+            "under env:, and in setup write $NAME, without braces"
+        )
+    ),
+    "a: b\nsetup: ['${oc.${a}:HF_TOKEN}']": REFERENCE,
+    "setup: ['${oc.decode:${oc.env:HF_TOKEN}}']": REFERENCE,
+    'setup: ["module load apptainer\\nrm -rf x"]': (
+        "setup[0] holds a line break, a tab or another control character; write one line"
+    ),
+    "setup:\n- |\n  one\n  two": "setup[0] holds a line break, a tab or another control character; write one line",
+    'qos: "a\\x7f"': "qos holds a line break, a tab or another control character; write one line",
+    'directives: {"a\\nb": 1}': (
+        "the key 'a\\nb' under directives holds a line break, a tab or another control character"
+    ),
+    "directives: {'a b': 1}": "directives: 'a b' is no option of sbatch: a letter, then letters, digits and -",
+    "directives: {comment: [a, b]}": "directives.comment must be one value, not several",
+    "null: 1": "the key null is null to yaml; put quotes around it",
+    "models: {7: {path: /m}}": "the key 7 under models is int to yaml; put quotes around it",
+    "[a, b]: 1": "a key must be a word",
+    "setup: &a [*a]": "an alias (*name) stands inside what it refers to, or lists are too deep",
+    "max_running: -1": "max_running must be at least 1, not -1",
+    "gpus_per_node: -1": "gpus_per_node must be at least 0, not -1",
+    "cpus: -4": "cpus must be at least 1, not -4",
+    "models: {m: {path: /m, start_minutes: 0}}": "models.m.start_minutes must be more than 0, not 0",
+    "gpu_directive: 'gres=gpu:{gpus}{x}'": (
+        "gpu_directive 'gres=gpu:{gpus}{x}' must be NAME=VALUE with {gpus} as its only braces, as \"gres=gpu:{gpus}\""
+    ),
+    "images: {megatron: a}": (
+        "unknown key 'images.megatron'; known: trtllm, vllm, sglang, server, sandbox, trainer, client"
+    ),
     "qos: ''": "qos is empty, which Slurm refuses; write null, or leave it out",
     "directives: {qos: ''}": "directives.qos is empty, which Slurm refuses; write null, or leave it out",
     "partitions: {gpu: ''}": "partitions.gpu is empty, which Slurm refuses; write null, or leave it out",
@@ -89,6 +121,26 @@ def test_a_mistake_is_one_line_with_the_files_name(site: Path, text: str):
         load_cluster("site")
 
     assert str(told.value) == f"cluster_configs/site.yaml: {MISTAKES[text]}"
+
+
+def test_a_cluster_files_name_holds_no_line_break(workdir: Path):
+    (workdir / "a\nb.yaml").write_text("executor: local")
+
+    with pytest.raises(UserError, match=r"a\\nb.yaml' has a line break"):
+        load_cluster("./a\nb.yaml")
+
+
+def test_every_server_kind_with_an_image_is_a_name_under_images():
+    from mathmill.launch.cluster import IMAGE_NAMES
+    from mathmill.serving.kinds import KINDS
+
+    assert set(KINDS) - {"bundled", "openai"} <= set(IMAGE_NAMES)
+
+
+def test_a_server_has_half_an_hour_to_start_unless_its_entry_says_more(site: Path):
+    site.write_text("models: {a: {path: /a, gpus: 1}, b: {path: /b, start_minutes: 90}}")
+
+    assert [resolve_model(name, load_cluster("site")).start_minutes for name in "ab"] == [30, 90]
 
 
 def test_a_yaml_error_names_file_and_line(site: Path):

@@ -18,6 +18,7 @@ from mathmill.launch.local import run_here
 from mathmill.launch.status import cancel_jobs, job_states, live_jobs
 from mathmill.launch.submissions import submissions
 from mathmill.run import Run
+from mathmill.stages.status import job_lines
 from tests.launch.toys import (
     HERE,
     MAIN,
@@ -85,11 +86,16 @@ def test_steps_run_side_by_side_and_main_decides_the_exit_code(run: Run, capfd: 
     assert leftovers(run) == []
     [line] = submissions(run)
     assert (line.executor, line.tasks, len(line.local)) == ("local", 1, 1)
-    assert [task.state for task in job_states(run)[0].tasks] == ["ENDED"]
+    assert [(task.state, task.exit_code) for task in job_states(run)[0].tasks] == [("FAILED", "5")]
+    shown = job_lines(job_states(run), run)
+    assert shown[0].endswith(": 1 failed (exit code 5)") and "it wrote to its terminal" in shown[1]
+    assert shown[2].endswith(".server.log") and shown[-1] == "      | ended in order"
 
 
 def test_a_main_without_other_steps_is_enough(run: Run):
     assert run_here(script_of(toy_job(), HERE, run), 1, run) == 0
+
+    assert job_lines(job_states(run), run)[0].endswith(": 1 completed")
 
 
 def test_every_step_knows_its_task_and_runs_the_code_of_the_run(run: Run, monkeypatch: pytest.MonkeyPatch):
@@ -114,16 +120,21 @@ def test_every_step_knows_its_task_and_runs_the_code_of_the_run(run: Run, monkey
 
 
 @pytest.mark.slow
-def test_several_tasks_run_at_once_and_each_has_a_log(run: Run, capfd: pytest.CaptureFixture[str]):
+def test_several_tasks_run_at_once_and_the_first_has_the_terminal(
+    run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mathmill.launch.local.LINE_S", 0.2)
     script = script_of(toy_job(main={"first_seconds": 0.5, "code": 3}, tasks=2), HERE, run)
 
     assert run_here(script, 2, run) == 3
 
-    assert sorted(path.name for path in run.logs.glob("generation.local-?.log")) == [
-        "generation.local-0.log",
-        "generation.local-1.log",
-    ]
-    assert "task 1 of 2 ended with code 3" in capfd.readouterr().err
+    assert sorted(path.name for path in run.logs.glob("generation.local-?.log")) == ["generation.local-1.log"]
+    log = run.logs / "generation.local-1.log"
+    printed = capfd.readouterr()
+    assert f"task 1 of 2 failed (3); log: {log}" in printed.err and printed.out == "main runs\nmain ends\n"
+    assert f"mathmill: 2 of 2 tasks run (0, 1); log: {log}\n" in printed.err
+    shown = job_lines(job_states(run), run)
+    assert shown[0].endswith(": 2 failed (exit code 3)") and shown[-1] == "      | main ends"
     assert sorted(json.loads(lines[0].removeprefix("started "))["MATHMILL_TASK"] for lines in notes(run).values()) == [
         "0",
         "1",
@@ -157,7 +168,7 @@ def test_a_server_that_is_not_ready_in_time_ends_the_job(run: Run, capfd: pytest
 
 @pytest.mark.slow
 def test_a_server_that_dies_while_main_runs_ends_main_in_order(run: Run, capfd: pytest.CaptureFixture[str]):
-    assert run_here(script_of(toy_job(main={"seconds": 60}, server={"live_s": 0.5}), HERE, run), 1, run) == 143
+    assert run_here(script_of(toy_job(main={"seconds": 60}, server={"live_s": 0.5}), HERE, run), 1, run) == 1
 
     error = capfd.readouterr().err
     assert "server died with exit code 9 while generation ran" in error and "the GPU fell off on purpose" in error
@@ -260,6 +271,7 @@ def test_ctrl_c_lets_main_flush_and_leaves_no_process(run: Run, repo: Path):
 
     assert main_notes(run)[-3:] == ["SIGTERM", "flushed", "ended 143"]
     assert "ended in order" in server_log(run)
+    assert job_lines(job_states(run), run)[0].endswith(": 1 interrupted")
     assert gone(pid_in(main_notes(run))) and gone(pid_in(server_log(run).splitlines())) and leftovers(run) == []
 
 

@@ -175,6 +175,25 @@ def test_jobs_without_gpus_go_to_the_cpu_partition_and_ask_for_none():
     assert "--gres=none" not in render(job_with(gpus=0), SITE, DEMO, "x").partition("# ---- the steps")[2]
 
 
+def test_a_job_with_some_of_a_nodes_gpus_asks_for_their_share():
+    def asked(gpus: int, **changes: object) -> tuple[object, object]:
+        flags = directives_of(job_with(gpus=gpus), replace(SITE, **changes), DEMO)
+        return flags.get("cpus-per-task"), flags.get("mem")
+
+    assert asked(8) == (64, 0) and asked(8, mem="240G") == (64, "240G")
+    assert asked(1) == (8, None) and asked(3, cpus=30, mem="241G") == (12, "91G")
+    assert asked(1, cpus=None, mem=None) == (None, None) and asked(1, mem=100) == (8, "13")
+    assert asked(0) == (4, None) and asked(0, cpus=2, mem="240G") == (2, None)
+    assert asked(0, gpus_per_node=0, mem="240G") == (64, "240G")
+    assert "--cpus-per-task=8 " in render(job_with(gpus=1), SITE, DEMO, "x")
+
+
+@pytest.mark.parametrize("folder", ["/runs/a\nb", "/runs/a\x07"])
+def test_a_folder_with_control_characters_is_refused(folder: str):
+    with pytest.raises(UserError, match="line break or a control character"):
+        render(job_with(), SITE, Run(Path(folder)), "x")
+
+
 def test_an_environment_without_names_is_passed_as_none():
     assert directives_of(job_with(), replace(SITE, env=[]), DEMO)["export"] == "NONE"
 

@@ -1,6 +1,7 @@
 """What sacct's lines mean, and what is shown of them. The lines were printed by sacct 22.05."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mathmill.errors import UserError
+from mathmill.generation.shards import SetProgress
 from mathmill.launch.status import JobState, expand, job_states, live_jobs, read_sacct
 from mathmill.launch.submissions import LocalTask, Submission, append_submission, submissions
 from mathmill.run import Run
-from mathmill.stages.status import job_lines, set_lines
+from mathmill.stages.status import job_lines, set_lines, sets_progress
 
 
 def submission(**changes: object) -> Submission:
@@ -76,16 +78,47 @@ def test_a_job_is_a_line_and_its_failures_show_the_ends_of_their_logs(tmp_path: 
     states = read_sacct(SACCT)
     job = JobState(submission=submission(tasks=6, is_array=True), tasks=[states[f"9_{n}"] for n in range(6)])
 
-    assert job_lines([job], run) == [
-        "  generation  9 on selene: 2 pending, 1 running, 1 failed, 1 cancelled, 1 completed  14.0 GPU hours  requeued 1 times",
-        f"    9_1 failed (exit code 1:0): {tmp_path}/logs/generation.9_1.log",
+    line = (
+        "  generation  job 9 on selene: 2 pending, 1 running, 1 failed (exit code 1), 1 cancelled, 1 completed"
+        "  14.0 GPU hours  requeued once"
+    )
+    logs = [
+        f"    9_1 failed (exit code 1): {tmp_path}/logs/generation.9_1.log",
         *(f"      | line {n}" for n in range(15, 20)),
     ]
+    assert job_lines([job], run) == [line, *logs]
+    assert job_lines([job], run, is_whole=True) == [line]
+    earlier = replace(job, submission=submission(tasks=6, is_array=True, submitted_at=-1.0))
+    assert job_lines([earlier, job], run) == [line, line, *logs]
     assert [task.task_id for task in job.live] == ["9_0", "9_4", "9_5"]
 
 
 def test_a_run_without_jobs_or_sets_says_so(tmp_path: Path):
-    assert job_lines([], Run(tmp_path)) == ["  no jobs yet"] and set_lines(Run(tmp_path)) == []
+    assert job_lines([], Run(tmp_path)) == ["  no jobs yet"] and sets_progress(Run(tmp_path)) == []
+
+
+def test_a_task_that_was_queued_again_waits_to_start(tmp_path: Path):
+    states = read_sacct("9|REQUEUED|0:0|5|\n9|REQUEUED|0:0|5|\n9|PENDING|0:0|0|\n")
+    job = JobState(submission=submission(), tasks=[states["9"]])
+    last = JobState(submission=submission(), tasks=[read_sacct("9|REQUEUED|0:0|5|\n")["9"]])
+
+    assert job_lines([job], Run(tmp_path)) == ["  generation  job 9 on selene: 1 waiting to start again (2 requeues)"]
+    assert job_lines([last], Run(tmp_path)) == ["  generation  job 9 on selene: 1 waiting to start again (1 requeue)"]
+
+
+def test_rows_of_unfinished_shards_count_as_done():
+    progress = SetProgress(
+        name="MATH-test",
+        num_rows=800,
+        num_done=0,
+        num_in_parts=44,
+        num_quarantined=0,
+        num_shards=2,
+        num_shards_done=0,
+    )
+
+    assert set_lines([progress]) == ["  MATH-test         44 of 800 rows  5%  (0 in finished shards)"]
+    assert set_lines([replace(progress, num_done=400, num_in_parts=0)]) == ["  MATH-test        400 of 800 rows  50%"]
 
 
 def test_without_sacct_the_ids_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -33,7 +33,7 @@ SANDBOX = Step(
     ready_minutes=1,
 )
 MAIN = Step(name="generation", role="client", module="toy_main", main=True, secrets=True)
-HERE = Cluster(name="local", file="cluster_configs/local.yaml", executor="local")
+HERE = Cluster(name="local", file="cluster_configs/local.yaml", executor="local", python=sys.executable)
 SLURM = Cluster(
     name="test", file="test.yaml", executor="slurm", python=sys.executable, cpus=2, partitions=Partitions(cpu="batch")
 )
