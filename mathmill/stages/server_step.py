@@ -20,6 +20,7 @@ def server_step(model: Model) -> Step:
         tasks_per_node=kind.tasks_per_node(model.gpus, model.nodes),
         mpi=kind.mpi_flag(model.nodes),
         ready_file="$MATHMILL_RUN/servers/$MATHMILL_JOB.json",
+        ready_minutes=model.start_minutes + 1,  # the step itself gives up first, and says why
         mounts=(f"{model.path}:{model.path}:ro",),
         secrets=True,
     )
@@ -35,6 +36,7 @@ def server_section(model: Model, here: bool) -> dict[str, Any]:
         "nodes": model.nodes,
         "context_length": model.context_length,
         "arguments": model.arguments,
+        "start_minutes": model.start_minutes,
         **({"host": "127.0.0.1"} if here else {}),
     }
 
