@@ -100,6 +100,7 @@ def test_a_main_without_other_steps_is_enough(run: Run):
 
 def test_every_step_knows_its_task_and_runs_the_code_of_the_run(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MATHMILL_TASK", "7")
+    monkeypatch.delenv("MATHMILL_DEV_DATA", raising=False)
     checkout = run.folder.parent / "checkout"
     checkout.mkdir()
     (checkout / "toy_main.py").write_text("raise SystemExit('the checkout was imported')")
