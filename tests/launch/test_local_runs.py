@@ -44,7 +44,12 @@ def run(tmp_path: Path) -> Run:
 def started(run: Run, script: Path) -> Iterator["subprocess.Popen[str]"]:
     """The script under bash, in a process group of its own."""
     process = subprocess.Popen(
-        ["bash", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ["bash", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # bash cannot trap what nohup ignores
     )
     try:
         yield process
