@@ -18,7 +18,7 @@ from mathmill.files import sync_folder
 from mathmill.generation.claims import Claims, Heartbeat, WorkerCard, this_worker
 from mathmill.generation.client import CompletionClient, seeds_are_honoured
 from mathmill.generation.options import WorkerOptions
-from mathmill.generation.progress import Reporter
+from mathmill.generation.reporter import Reporter
 from mathmill.generation.sets import SampleSet, SetFolder, sets_of
 from mathmill.generation.shards import Key, Shard, journaled, left, publish, published
 from mathmill.generation.solve import Origin, SampleFailedError, Solver

@@ -36,7 +36,7 @@ from mathmill.prompts import load_prompt
 from mathmill.records import Problem, lines_of, short_sha
 from mathmill.run import Run, check_run_name
 from mathmill.serving.kinds import find_kind
-from mathmill.stages.server_step import sandbox_step, server_section, server_step
+from mathmill.stages.steps import sandbox_step, server_section, server_step
 
 BUNDLED_MODEL = "words"
 AT_LEAST_ONE = (

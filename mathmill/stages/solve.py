@@ -29,7 +29,7 @@ from mathmill.records import Problem, short_sha
 from mathmill.serving.address import Address, read_address
 from mathmill.serving.kinds import KINDS
 from mathmill.stages.generation import BUNDLED_MODEL
-from mathmill.stages.server_step import server_section
+from mathmill.stages.steps import server_section
 
 QUESTION = (
     "One machine prints 34 cards a minute and another prints 57. How many cards do they print together in 26 minutes?"

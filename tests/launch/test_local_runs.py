@@ -152,7 +152,7 @@ def test_a_server_that_dies_at_start_ends_the_job_at_once_and_shows_its_last_lin
 ):
     began = time.monotonic()
 
-    assert run_here(script_of(toy_job(server={"die_at_start": True}), HERE, run), 1, run) == 1
+    assert run_here(script_of(toy_job(server={"die_at_start": True}), HERE, run), 1, run) == 2
 
     error = capfd.readouterr().err
     assert time.monotonic() - began < 5
