@@ -320,6 +320,8 @@ def test_nothing_outlives_a_kill_of_the_launcher_or_the_script(run: Run, repo: P
         os.kill(launcher.pid if victim == "launcher" else submissions(run)[0].local[0].pid, signal.SIGKILL)
 
         wait_for(lambda: gone(main) and gone(server))
+        if victim == "script":
+            launcher.wait(timeout=10)  # it clears away what the script could not
     finally:
         launcher.kill()
         launcher.wait()
