@@ -139,15 +139,13 @@ def publish(folder: SetFolder, shard: Shard, problems: list[Problem]) -> bool:
 
 @dataclass(frozen=True)
 class SetProgress:
-    """How far a sample set is, in rows and shards, read from the names of files and the lines of open parts."""
+    """How far a sample set is, in rows, read from the names of files and the lines of open parts."""
 
     name: str
     num_rows: int
     num_done: int
     num_in_parts: int
     num_quarantined: int
-    num_shards: int
-    num_shards_done: int
 
 
 def set_progress(folder: SetFolder) -> SetProgress:
@@ -166,8 +164,6 @@ def set_progress(folder: SetFolder) -> SetProgress:
         num_done=sum(shard.num_rows for shard in shards if shard.name in done),
         num_in_parts=sum(map(len, in_parts.values())),
         num_quarantined=len(quarantined),
-        num_shards=len(shards),
-        num_shards_done=sum(shard.name in done for shard in shards),
     )
 
 

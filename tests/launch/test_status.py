@@ -113,8 +113,6 @@ def test_rows_of_unfinished_shards_count_as_done():
         num_done=0,
         num_in_parts=44,
         num_quarantined=0,
-        num_shards=2,
-        num_shards_done=0,
     )
 
     assert set_lines([progress]) == ["  MATH-test         44 of 800 rows  5%  (0 in finished shards)"]
