@@ -179,8 +179,9 @@ class Worker:
                 if not going:
                     return
                 done, going = await asyncio.wait(going, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                failures = [failure for task in done if (failure := task.exception()) is not None]
+                if failures:  # several fail together when a server or a sandbox goes; all are looked at, one is told
+                    raise failures[0]
                 if time.monotonic() - synced > SYNC_S:
                     synced = time.monotonic()
                     for shard in list(self._open.values()):
