@@ -1,7 +1,7 @@
-"""Runs code that nobody has read: a process a session, its state kept from block to block. Standard library only.
+"""Runs code that nobody has read: a process a session, forked behind walls, its state kept from block to block.
 
-The floor of this version is the policy `trusted`: processes, limits, time and output are held, and where the kernel has
-seccomp, new processes, signals and sockets are refused. The file system is not isolated.
+Standard library only; what blocks may import is whatever the interpreter has. `python -m mathmill.sandbox doctor` tells
+what holds on a machine.
 """
 
 from mathmill.sandbox.client import AsyncSandbox, AsyncSession, Sandbox, SandboxLost, Session

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from mathmill.errors import UserError
 from mathmill.sandbox.frames import MAX_REQUEST, VERSION, FrameError, FrameReader, encode
+from mathmill.sandbox.options import TOKEN, Address, options_from, read_address
 from mathmill.sandbox.result import BlockResult, from_message, lost, too_large
 
-POLICIES = ("strict", "standard", "trusted")
-START_WITHIN_S = 30.0
+START_WITHIN_S = 60.0
+DEATH_WITHIN_S = 1.0
 ROOM_FOR_ID = 64
 """Bytes that a request may still grow by when it gets its number."""
 ANSWER_WITHIN_S = 30.0
@@ -33,50 +34,54 @@ class SandboxLost(ConnectionError):
     """The supervisor cannot be reached."""
 
 
-def check_policy(policy: str) -> None:
-    """Refuse a policy whose floor this version does not reach, or that is none."""
-    if policy not in POLICIES:
-        raise UserError(f"no sandbox policy '{policy}'. Known: {', '.join(POLICIES)}")
-    if policy != "trusted":
-        raise UserError(
-            f"sandbox policy '{policy}' is not reached: this version has a process a session, limits and a system call "
-            "filter; it lacks own file system, user, process and network namespaces. Use policy 'trusted'"
-        )
-
-
 class _Started:
     """A supervisor that this process started, and the folder of its socket."""
 
     def __init__(self, options: dict[str, Any]):
+        self._options = options
+        self._package = str(Path(__file__).parents[2])
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it, or another one where the last one died. UserError when it does not come up."""
         self.folder = Path(tempfile.mkdtemp(prefix="mathmill-sandbox-", dir=os.environ.get("MATHMILL_NODE_DIR")))
         self.address = str(self.folder / "socket")
-        job, log = self.folder / "options.json", self.folder / "log"
-        job.write_text(json.dumps({"sandbox": options | {"socket": self.address, "until_stdin_closes": True}}))
-        package = str(Path(__file__).parents[2])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        with log.open("wb") as stderr:
+        job = self.folder / "options.json"
+        job.write_text(json.dumps({"sandbox": self._options | {"address": self.address, "until_stdin_closes": True}}))
+        paths = [self._package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with tempfile.TemporaryFile() as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mathmill.sandbox", str(job)],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=stderr,
+                stderr=log,
                 cwd=self.folder,
                 start_new_session=True,
             )
-        assert self.process.stdout is not None
-        came, _, _ = select.select([self.process.stdout], [], [], START_WITHIN_S)
-        if not came or self.process.stdout.readline() != b"ready\n":
-            told = log.read_text(errors="replace").strip().splitlines()
-            self.end()
-            raise UserError(f"the sandbox did not start: {told[-1] if told else 'it said nothing'}")
+            assert self.process.stdout is not None
+            came, _, _ = select.select([self.process.stdout], [], [], START_WITHIN_S)
+            if not came or not self.process.stdout.readline().startswith(b"ready "):
+                self.end()
+                log.seek(0)
+                told = log.read().decode(errors="replace").strip().splitlines()
+                raise UserError((told or ["the sandbox did not start: it said nothing"])[-1].removeprefix("error: "))
+
+    def died(self) -> bool:
+        """Whether it is gone. To be asked when it has hung up: a process that dies may take a moment."""
+        try:
+            self.process.wait(timeout=DEATH_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def end(self) -> None:
+        """End it, if it has not, and remove its folder."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
         try:
-            self.process.wait(timeout=3)
+            self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -126,32 +131,34 @@ class _Connection:
 
 
 class AsyncSandbox:
-    """A sandbox, for asyncio. Hundreds of sessions may be open, and blocks of different sessions run side by side.
+    """A sandbox, for asyncio. A thousand sessions may be open, and blocks of different sessions run side by side.
 
-    This version's floor is `trusted`: each session is a process of its own with limits, an emptied environment and a system
-    call filter that refuses new processes, signals to others and sockets. Files are NOT isolated: code may read what this
-    user may read and write what this user may write.
+    What holds a session is found out at the start and said in `layers`; a policy is the least that must hold.
     """
 
-    def __init__(self, address: str, started: _Started | None = None):
+    def __init__(self, address: Address, token: str = "", started: _Started | None = None):
         self.address = address
-        self._started = started
+        self._token, self._started = token, started
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
         self._name = secrets.token_hex(16)
         self._numbers = itertools.count(1)
         self.layers: dict[str, bool] = {}
+        self.about: dict[str, Any] = {}
+        """isolation, libraries (imported already), display (what shows the last expression)."""
 
     @classmethod
-    async def start(cls, policy: str = "trusted", **options: Any) -> "AsyncSandbox":
-        """Start a supervisor of one's own and connect. It ends at `close`, or when this process dies.
+    async def start(cls, policy: str = "standard", **options: Any) -> "AsyncSandbox":
+        """Start a supervisor of one's own and connect. It ends at `close`, or when this process dies; if it is killed, the
+        next request starts another.
 
-        `options`: workers, memory_mb, max_output, spares, processes (`SandboxOptions`). UserError when `policy` is more than
-        can be had here, or the supervisor does not start.
+        `policy`: strict, standard or trusted, the least that must hold; `options`: isolation, workers, max_sessions,
+        memory_mb, max_output, spares, grace_s (`SandboxOptions`). UserError when the policy is more than can be had here,
+        an option is none, or the supervisor does not start.
         """
-        check_policy(policy)
-        started = await asyncio.to_thread(_Started, options)
-        sandbox = cls(started.address, started)
+        options_from(options | {"policy": policy})
+        started = await asyncio.to_thread(_Started, options | {"policy": policy})
+        sandbox = cls(read_address(started.address), started=started)
         try:
             await sandbox._connected()
         except BaseException:
@@ -160,16 +167,20 @@ class AsyncSandbox:
         return sandbox
 
     @classmethod
-    async def connect(cls, address: str) -> "AsyncSandbox":
-        """Connect to the supervisor at a Unix socket's path. UserError when none answers there."""
-        if ":" in address and not address.startswith(("/", ".", "unix:")):
-            raise UserError(f"sandbox address {address}: this version serves Unix sockets only; give a path")
-        sandbox = cls(address.removeprefix("unix:"))
+    async def connect(cls, address: str, token: str | None = None) -> "AsyncSandbox":
+        """Connect to the supervisor at unix:PATH, PATH or tcp:HOST:PORT. UserError when none answers there.
+
+        `token`: what a sandbox on TCP wants to be told; by default the environment's MATHMILL_SANDBOX_TOKEN.
+        """
+        sandbox = cls(read_address(address), os.environ.get(TOKEN, "") if token is None else token)
         try:
             await sandbox._connected()
         except (OSError, asyncio.TimeoutError) as problem:
+            reason = problem or "no answer"
+            if sandbox.address.path is None and isinstance(problem, SandboxLost):
+                reason = f"it hung up; is {TOKEN} the sandbox's own?"
             raise UserError(
-                f"no sandbox answers at {address}: {problem}; start one: python -m mathmill.sandbox"
+                f"no sandbox answers at {address}: {reason}; start one: python -m mathmill.sandbox serve --address {address}"
             ) from None
         return sandbox
 
@@ -221,9 +232,11 @@ class AsyncSandbox:
     async def _connected(self) -> _Connection:
         async with self._connecting:
             if self._connection is None or not self._connection.open:
-                reader, writer = await asyncio.open_unix_connection(self.address)
-                connection = _Connection(reader, writer)
-                hello = {"op": "hello", "id": 0, "client": self._name}
+                started = self._started if self._connection is not None else None
+                if started is not None and await asyncio.to_thread(started.died):
+                    await self._begin_again(started)
+                connection = _Connection(*await self._opened())
+                hello = {"op": "hello", "id": 0, "client": self._name, "token": self._token}
                 try:
                     answer = await asyncio.wait_for(connection.ask(hello), START_WITHIN_S)
                 except BaseException:
@@ -234,8 +247,23 @@ class AsyncSandbox:
                         f"the sandbox at {self.address} speaks protocol {answer.get('version')}, not {VERSION}"
                     )
                 self.layers = answer["layers"]
+                self.about = {name: answer[name] for name in ("isolation", "libraries", "display")}
                 self._connection = connection
             return self._connection
+
+    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.address.path is not None:
+            return await asyncio.open_unix_connection(str(self.address.path))
+        return await asyncio.open_connection(self.address.host, self.address.port)
+
+    async def _begin_again(self, started: _Started) -> None:
+        """Our own supervisor was killed: another one takes its place."""
+        await asyncio.to_thread(started.end)
+        try:
+            await asyncio.to_thread(started.begin)
+        except UserError as problem:
+            raise SandboxLost(str(problem)) from None
+        self.address = read_address(started.address)
 
 
 class AsyncSession:
@@ -245,6 +273,9 @@ class AsyncSession:
         self._sandbox = sandbox
         self._name = secrets.token_hex(8)
         self._blocks = 0
+        self._closed = False
+        self._ran: list[dict[str, Any]] = []
+        """What another supervisor would need to make the names again."""
 
     async def run(self, code: str, timeout: float = 10.0, max_output: int | None = None) -> BlockResult:
         """Run a block; its result, whatever happens: `lost` when the sandbox or the session is gone.
@@ -254,16 +285,32 @@ class AsyncSession:
         """
         message = {"op": "run", "session": self._name, "index": self._blocks, "code": code, "timeout": timeout}
         message["max_output"] = max_output
+        if self._closed:
+            return lost("the session was closed")
         if len(encode(message)) > MAX_REQUEST - ROOM_FOR_ID:  # the supervisor would hang up on all our sessions
             return too_large(MAX_REQUEST >> 20)
         self._blocks += 1
         try:
-            return from_message(await self._sandbox.ask(message))
+            answer = await self._sandbox.ask(message)
+            if "unknown" in answer:
+                answer = await self._ask_elsewhere(message)
         except SandboxLost as problem:
             return lost(str(problem))
+        result = from_message(answer)
+        if answer.get("kept"):
+            self._ran.append({"code": code, "status": result.status, "wall_s": result.wall_s})
+        return result
+
+    async def _ask_elsewhere(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The supervisor does not know this session, so it is another one than before: tell it the earlier blocks too."""
+        message["earlier"] = self._ran
+        if len(encode(message)) > MAX_REQUEST - ROOM_FOR_ID:
+            raise SandboxLost("the sandbox no longer knows this session, and its blocks are too long to be sent again")
+        return await self._sandbox.ask(message)
 
     async def close(self) -> None:
-        """End the session's process."""
+        """End the session's process. Blocks in flight, and later ones, are lost."""
+        self._closed = True
         if self._blocks:
             try:
                 await self._sandbox.ask({"op": "close", "session": self._name})
@@ -287,14 +334,24 @@ class Sandbox:
         self._inner: AsyncSandbox
 
     @classmethod
-    def start(cls, policy: str = "trusted", **options: Any) -> "Sandbox":
+    def start(cls, policy: str = "standard", **options: Any) -> "Sandbox":
         """See `AsyncSandbox.start`."""
         return cls()._opened(AsyncSandbox.start(policy, **options))
 
     @classmethod
-    def connect(cls, address: str) -> "Sandbox":
+    def connect(cls, address: str, token: str | None = None) -> "Sandbox":
         """See `AsyncSandbox.connect`."""
-        return cls()._opened(AsyncSandbox.connect(address))
+        return cls()._opened(AsyncSandbox.connect(address, token))
+
+    @property
+    def layers(self) -> dict[str, bool]:
+        """Which layers hold a session here."""
+        return self._inner.layers
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """isolation, libraries, display."""
+        return self._inner.about
 
     def session(self) -> "Session":
         """A new session, to be used as `with sandbox.session() as session`."""

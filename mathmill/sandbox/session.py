@@ -7,34 +7,45 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from mathmill.sandbox.child import Child, Ending
+from mathmill.sandbox.process import Ending, SessionProcess
 from mathmill.sandbox.result import BlockResult, State, lost
 
 ANSWERS_KEPT = 8
 REPLAY_SPARE_S = 2.0
 """A replayed block may take twice its first time and this much more."""
+REPLAY_OUTPUT = 1000
 
 
 class Session:
-    """One namespace. At most one child at a time, none before the first block."""
+    """One namespace. At most one process at a time, none before the first block and none while it is parked."""
 
     def __init__(
-        self, name: str, take: Callable[[], Awaitable[Child]], give_back: Callable[[Child], Awaitable[None]],
-        slots: asyncio.Semaphore,
+        self, name: str, take: Callable[["Session"], Awaitable[SessionProcess]],
+        give_back: Callable[["Session", SessionProcess], Awaitable[None]], slots: asyncio.Semaphore,
     ):  # fmt: skip
-        """`take` starts a child, `give_back` ends it, `slots` bounds how many blocks run at the same time."""
+        """`take` brings a process, `give_back` ends it, `slots` bounds how many blocks run at the same time."""
         self._seed = zlib.crc32(name.encode())
         self._take, self._give_back, self._slots = take, give_back, slots
         self._turn = asyncio.Lock()
-        self._child: Child | None = None
+        self._process: SessionProcess | None = None
         self._ran: list[tuple[str, Ending]] = []
         self._lost = ""
-        self._had_child = False
+        self._had_process = False
         self._commands = 0
         self._answers: OrderedDict[int, asyncio.Task[dict[str, Any]]] = OrderedDict()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no block runs or waits here."""
+        return not self._turn.locked()
+
+    def remember(self, earlier: list[tuple[str, Ending]]) -> None:
+        """Blocks that ran elsewhere before: they are run once more before the next one."""
+        self._ran, self._had_process = earlier, True
+
     async def run(self, request: int, code: str, timeout: float, max_output: int) -> dict[str, Any]:
-        """Run a block once, however often the same request comes; the fields of its BlockResult."""
+        """Run a block once, however often the same request comes; the fields of its BlockResult, and whether its names are
+        `kept` for the next."""
         task = self._answers.get(request)
         if task is None:
             task = self._answers[request] = asyncio.ensure_future(self._run(code, timeout, max_output))
@@ -42,69 +53,76 @@ class Session:
                 self._answers.popitem(last=False)
         return await asyncio.shield(task)
 
-    async def close(self) -> None:
-        """End the child. Blocks in flight end as lost."""
-        self._lost = "the session was closed"
-        if self._child is not None:
-            self._child.kill()
+    async def park(self) -> None:
+        """Give the process up to others; the names come back by replay."""
         async with self._turn:
-            await self._drop_child()
+            await self._drop_process()
+
+    async def close(self) -> None:
+        """End the process. Blocks in flight end as lost."""
+        self._lost = "the session was closed"
+        if self._process is not None:
+            self._process.kill()
+        async with self._turn:
+            await self._drop_process()
 
     async def _run(self, code: str, timeout: float, max_output: int) -> dict[str, Any]:
         async with self._turn, self._slots:
             state = await self._restore()
-            if self._child is None or state == "lost":
+            if self._process is None or state == "lost":
                 return asdict(lost(self._lost))
-            ending = await self._run_in(self._child, code, timeout, max_output)
-            if self._lost:
-                return asdict(lost(self._lost))
-            result = _result(self._child, ending, state, max_output)
-            if self._child.alive:
+            process = self._process
+            ending = await self._run_in(process, code, timeout, max_output)
+            result = lost(self._lost or ending.traceback)
+            if not self._lost and ending.status != "lost":
+                result = _result(process, ending, state, max_output)
+            kept = process.alive
+            if kept:
                 self._ran.append((code, ending))
             else:
-                await self._drop_child()
-            return asdict(result)
+                await self._drop_process()
+            return asdict(result) | {"kept": kept}
 
-    async def _run_in(self, child: Child, code: str, timeout: float, max_output: int) -> Ending:
+    async def _run_in(self, process: SessionProcess, code: str, timeout: float, max_output: int) -> Ending:
         self._commands += 1
         command = {"id": self._commands, "number": len(self._ran) + 1, "code": code, "limit": max_output}
-        return await child.run(command | {"seed": self._seed}, timeout)
+        return await process.run(command | {"seed": self._seed}, timeout)
 
     async def _restore(self) -> State:
-        """See that a child with the names of all earlier blocks is there. None is, and `_lost` says why, if that fails."""
+        """See that a process with the names of all earlier blocks is there. None is, and `_lost` says why, if that fails."""
         if self._lost:
             return "lost"
-        if self._child is not None and self._child.alive:
+        if self._process is not None and self._process.alive:
             return "live"
-        await self._drop_child()
+        await self._drop_process()
         try:
-            child = self._child = await self._take()
+            process = self._process = await self._take(self)
         except OSError as problem:
             self._lost = f"no process for this session: {problem}"
             return "lost"
-        if not self._had_child:
-            self._had_child = True
+        if not self._had_process:
+            self._had_process = True
             return "live"
         earlier, self._ran = self._ran, []
         for code, before in earlier:
-            ending = await self._run_in(child, code, 2 * before.wall_s + REPLAY_SPARE_S, 1000)
-            if ending.status != before.status or not child.alive:
+            ending = await self._run_in(process, code, 2 * before.wall_s + REPLAY_SPARE_S, REPLAY_OUTPUT)
+            if ending.status != before.status or not process.alive:
                 self._lost = f"the earlier blocks' names could not be made again: block {len(self._ran) + 1} ended as "
                 self._lost += f"{ending.status}, before as {before.status}"
-                await self._drop_child()
+                await self._drop_process()
                 return "lost"
             self._ran.append((code, before))
         return "replayed"
 
-    async def _drop_child(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            await self._give_back(child)
+    async def _drop_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await self._give_back(self, process)
 
 
-def _result(child: Child, ending: Ending, state: State, max_output: int) -> BlockResult:
-    stdout, stdout_cut = child.stdout.text()
-    stderr, stderr_cut = child.stderr.text()
+def _result(process: SessionProcess, ending: Ending, state: State, max_output: int) -> BlockResult:
+    stdout, stdout_cut = process.stdout.text()
+    stderr, stderr_cut = process.stderr.text()
     return BlockResult(
         status=ending.status,  # type: ignore[arg-type]
         stdout=stdout,

@@ -1,7 +1,7 @@
-"""The process that starts sessions, keeps their time, and answers clients over a Unix socket."""
+"""The process that owns sessions, keeps their time, and answers clients over a Unix socket or TCP."""
 
 import asyncio
-import itertools
+import hmac
 import os
 import resource
 import secrets
@@ -10,72 +10,26 @@ import signal
 import socket
 import stat
 import sys
-from collections import deque
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mathmill.errors import UserError
-from mathmill.sandbox import syscalls
-from mathmill.sandbox.child import Child, Limits, descendants, remove_folder, start_child
+from mathmill.sandbox import kernel
 from mathmill.sandbox.frames import VERSION, FrameError, FrameReader, encode
-from mathmill.sandbox.result import lost
+from mathmill.sandbox.layers import held
+from mathmill.sandbox.options import TOKEN, Address, SandboxOptions, address_of
+from mathmill.sandbox.pool import Pool, live_sessions_that_fit
+from mathmill.sandbox.process import Ending, SessionProcess
 from mathmill.sandbox.session import Session
 
-LONGEST_SOCKET_PATH = 107
 MAX_OUTPUT = 1_000_000
 MAX_TIMEOUT_S = 3600.0
-START_AGAIN_S = (0.1, 0.3, 1.0, 3.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SandboxOptions:
-    """Options of the sandbox step."""
-
-    socket: str = ""
-    """Path of the Unix socket; by default `$MATHMILL_NODE_DIR/sandbox/socket`."""
-    workers: int = 0
-    """Blocks that run at the same time; 0: one a processor."""
-    memory_mb: int = 2048
-    """Address space of a session."""
-    max_output: int = 10_000
-    """Characters kept of stdout, stderr and result, where a client does not say."""
-    spares: int = 2
-    """Started processes that wait for a session."""
-    grace_s: float = 2.0
-    """How long the sessions of a client that hung up wait for it to come back."""
-    processes: bool = False
-    """Whether code may start processes."""
-    until_stdin_closes: bool = False
-    """End when standard input ends, as it does when the process that started this one dies, and remove the socket's folder."""
-
-
-def options_from(section: dict[str, Any]) -> SandboxOptions:
-    """Options from a job's JSON; a UserError names an unknown key or a value of a wrong type."""
-    known = {option.name for option in fields(SandboxOptions)}
-    unknown = sorted(section.keys() - known)
-    if unknown:
-        raise UserError(f"sandbox: unknown option '{unknown[0]}'. Known: {', '.join(sorted(known))}")
-    for option in fields(SandboxOptions):
-        value, kind = section.get(option.name, option.default), type(option.default)
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise UserError(f"sandbox: option '{option.name}' is {value!r}; it must be of type {kind.__name__}")
-    return SandboxOptions(**section)
-
-
-def socket_path(options: SandboxOptions) -> Path:
-    """Where to listen; a UserError where nothing says so or the path is too long for a socket."""
-    node_folder = os.environ.get("MATHMILL_NODE_DIR")
-    if not options.socket and not node_folder:
-        raise UserError(
-            "sandbox: no socket path; set the option 'socket' or the environment variable MATHMILL_NODE_DIR"
-        )
-    path = Path(options.socket) if options.socket else Path(node_folder or "") / "sandbox" / "socket"
-    path = path.absolute()
-    length = len(os.fsencode(path))
-    if length > LONGEST_SOCKET_PATH:
-        raise UserError(f"sandbox: the socket path {path} has {length} bytes, at most 107 work; use a shorter folder")
-    return path
+IN_FLIGHT = 4096
+"""Requests of one connection that may wait for their answers; then it is not read from until some have gone out."""
+GREETING_WITHIN_S = 10.0
+LONGEST_GREETING = 1024
+SHORTEST_TOKEN = 16
 
 
 @dataclass
@@ -88,53 +42,64 @@ class Client:
 
 
 class Supervisor:
-    """All children, all sessions, all clients of one socket."""
+    """All processes, all sessions, all clients of one address."""
 
-    def __init__(self, options: SandboxOptions, filtered: bool):
+    def __init__(self, options: SandboxOptions):
         self._options = options
-        self.limits = Limits(memory_mb=options.memory_mb, processes=options.processes, filtered=filtered)
-        self.path = socket_path(options)
-        self._work = self.path.parent / f"work-{secrets.token_hex(4)}"
+        self.address = address_of(options)
+        self._token = _token() if self.address.path is None else ""
+        self._folder = self.address.path.parent if self.address.path else _private_folder()
+        self._work = self._folder / f"work-{secrets.token_hex(4)}"
+        self._pool = Pool(options, str(self._work))
         self._slots = asyncio.Semaphore(options.workers or len(os.sched_getaffinity(0)))
-        self._children: dict[int, Child] = {}
-        self._removing: set[int] = set()
-        self._spares: deque[Child] = deque()
-        self._filling: asyncio.Task[None] | None = None
+        self._max_sessions = options.max_sessions or live_sessions_that_fit()
+        self._resident: dict[Session, None] = {}
         self._clients: dict[str, Client] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._conversations: dict[asyncio.StreamWriter, asyncio.Task[Any] | None] = {}
-        self._numbers = itertools.count()
         self._stop = asyncio.Event()
-        self._stopping = False
+        self._listens = self._stopping = False
 
-    async def serve(self, ready: str = "ready") -> None:
-        """Listen, say so on stdout, and answer until TERM or INT comes."""
-        self._prepare()
-        listening = _listen(self.path)
+    async def serve(self) -> None:
+        """Come up, listen, say so on stdout, and answer until TERM or INT comes."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         if self._options.until_stdin_closes:
             loop.add_reader(0, self._stop_at_end_of_input)
-        server = await asyncio.start_unix_server(self._converse, sock=listening)
-        self._fill()
-        print(ready, flush=True)
-        await self._stop.wait()
+        self._prepare()
+        opening = asyncio.ensure_future(self._pool.open())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((opening, stopped), return_when="FIRST_COMPLETED")
+            if opening.done():
+                opening.result()
+                await self._answer_clients(stopped)
+        finally:
+            opening.cancel()
+            stopped.cancel()
+            await self._end()
+
+    async def _answer_clients(self, stopped: "asyncio.Task[Any]") -> None:
+        listening = _listen(self.address)
+        self._listens = True
+        server = await asyncio.start_server(self._converse, sock=listening)
+        where = self.address if self.address.path else "tcp:{}:{}".format(*listening.getsockname()[:2])
+        print(f"ready {where}", flush=True)
+        await stopped
         server.close()
-        await self._end()
 
     def _prepare(self) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(self.path.parent.stat().st_mode) & 0o077:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(self._folder.stat().st_mode) & 0o077:
             raise UserError(
-                f"sandbox: the folder {self.path.parent} is open to others; run: chmod 700 {self.path.parent}"
+                f"sandbox: the folder {self._folder} is open to others; use one of mode 700: mkdir -m 700 FOLDER"
             )
+        _clear_way(self.address)
         self._work.mkdir(mode=0o700)
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
     def _stop_at_end_of_input(self) -> None:
         if not os.read(0, 4096):
@@ -144,11 +109,8 @@ class Supervisor:
     async def _end(self) -> None:
         """Kill all, remove all."""
         self._stopping = True
-        self.path.unlink(missing_ok=True)
-        for child in self._children.values():
-            child.kill()
-        if self._filling:
-            self._filling.cancel()
+        if self.address.path and self._listens:
+            self.address.path.unlink(missing_ok=True)
         for task in self._tasks:
             task.cancel()
         conversations = [task for task in self._conversations.values() if task is not None]
@@ -156,138 +118,89 @@ class Supervisor:
             writer.transport.abort()
         if conversations:
             await asyncio.wait(conversations, timeout=0.5)
-        children = list(self._children.values())
-        if children:
-            await asyncio.wait([asyncio.ensure_future(child.close()) for child in children], timeout=1)
-        self._kill_strays()
-        shutil.rmtree(self._work, ignore_errors=True)
-        if self._work.exists():
-            remove_folder(self._work)
-        if self._options.until_stdin_closes:
-            shutil.rmtree(self.path.parent, ignore_errors=True)
+        await self._pool.close()
+        if self._options.until_stdin_closes or not self.address.path:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
-    # Children
+    # Sessions and their processes
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            self._removing.discard(pid)
-            child = self._children.pop(pid, None)
-            if child is not None:
-                child.died(status, usage.ru_utime + usage.ru_stime)
-        if self.limits.processes:
-            self._kill_strays()
-
-    def _kill_strays(self) -> None:
-        """Kill what sessions left behind: orphans come to this process, since it is their subreaper."""
-        ours = self._children.keys() | self._removing
-        for children in Path("/proc/self/task").glob("*/children"):
-            for pid in map(int, children.read_text().split()):
-                if pid not in ours:
-                    for stray in [pid, *descendants(pid)]:
-                        try:
-                            os.kill(stray, signal.SIGKILL)
-                        except ProcessLookupError:
-                            pass
-
-    def _start(self) -> Child:
-        child = start_child(self._work / f"{next(self._numbers)}", self.limits)
-        self._children[child.pid] = child
-        return child
-
-    async def _take(self) -> Child:
-        """A child that is ready, new or waiting. OSError when none comes up."""
-        while self._spares:
-            child = self._spares.popleft()
-            if child.alive:
-                self._fill()
-                return child
-            await self._give_back(child)
-        for pause in (*START_AGAIN_S, None):
-            try:
-                child = self._start()
-            except OSError:
-                if pause is None or self._stopping:
-                    raise
-                await asyncio.sleep(pause)
-                continue
-            if await child.ready():
-                self._fill()
-                return child
-            await self._give_back(child)
-        raise OSError("no process became ready")
-
-    async def _give_back(self, child: Child) -> None:
-        await child.close()
+    async def _take(self, session: Session) -> SessionProcess:
+        """A process for a session. The session that is idle longest is parked where there are as many as may be."""
+        while len(self._resident) >= self._max_sessions:
+            parked = next((other for other in self._resident if other.idle), None)
+            if parked is not None:
+                await parked.park()
+            else:  # all run or wait for their turn: one of them ends soon
+                await asyncio.sleep(0.01)
+        self._resident[session] = None
         try:
-            child.folder.rmdir()
-        except OSError:
-            self._remove_apart(child.folder)
+            return await self._pool.take()
+        except BaseException:
+            self._resident.pop(session, None)
+            raise
 
-    def _remove_apart(self, folder: Path) -> None:
-        """Remove a folder that has contents in a process of its own: it may hold a great deal."""
-        pid = os.fork()
-        if pid == 0:
-            try:
-                remove_folder(folder)
-            finally:
-                os._exit(0)
-        self._removing.add(pid)
-
-    def _fill(self) -> None:
-        """See that enough spares are there or on their way."""
-        if not self._stopping and (self._filling is None or self._filling.done()):
-            self._filling = asyncio.ensure_future(self._start_spares())
-
-    async def _start_spares(self) -> None:
-        while len(self._spares) < self._options.spares and not self._stopping:
-            try:
-                child = self._start()
-            except OSError:
-                return
-            if not await child.ready():
-                await self._give_back(child)
-                return
-            self._spares.append(child)
+    async def _give_back(self, session: Session, process: SessionProcess) -> None:
+        self._resident.pop(session, None)
+        await self._pool.give_back(process)
 
     # Clients
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until it ends or sends something that is no frame."""
-        frames, name = FrameReader(), ""
         self._conversations[writer] = asyncio.current_task()
+        name = ""
         try:
-            while data := await reader.read(65536):
-                for message in frames.feed(data):
-                    if not name:
-                        name = self._welcome(message, writer)
-                    else:
-                        task = asyncio.ensure_future(self._answer(self._clients[name], message, writer))
-                        self._tasks.add(task)
-                        task.add_done_callback(self._tasks.discard)
-        except (FrameError, ConnectionError) as problem:
-            print(f"sandbox: a connection ended: {problem}", file=sys.stderr)
+            frames = FrameReader(LONGEST_GREETING)
+            name, rest = await asyncio.wait_for(self._greeted(reader, writer, frames), GREETING_WITHIN_S)
+            await self._hear(self._clients[name], reader, writer, frames, rest)
+        except (FrameError, ConnectionError, asyncio.TimeoutError) as problem:
+            print(f"sandbox: a connection ended: {problem or 'no greeting came'}", file=sys.stderr)
         finally:
             writer.close()
             self._conversations.pop(writer)
             if name:
                 self._part(name)
 
+    async def _greeted(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: FrameReader
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """The client's name, and what it said right after its greeting."""
+        messages: list[dict[str, Any]] = []
+        while not messages:
+            data = await reader.read(LONGEST_GREETING)
+            if not data:
+                raise ConnectionError("it hung up before its greeting")
+            messages = frames.feed(data)
+        frames.limit = FrameReader().limit
+        return self._welcome(messages[0], writer), messages[1:]
+
+    async def _hear(
+        self, client: Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: FrameReader,
+        messages: list[dict[str, Any]],
+    ) -> None:  # fmt: skip
+        room = asyncio.Semaphore(IN_FLIGHT)
+        while True:
+            for message in messages:
+                await room.acquire()
+                self._later(self._answer(client, message, writer)).add_done_callback(lambda task: room.release())
+            data = await reader.read(65536)
+            if not data:
+                return
+            messages = frames.feed(data)
+
     def _welcome(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> str:
-        name = message.get("client")
+        name, token = message.get("client"), message.get("token")
         if message.get("op") != "hello" or not isinstance(name, str) or not 8 <= len(name) <= 64:
             raise FrameError("no greeting")
+        if self._token and not (isinstance(token, str) and hmac.compare_digest(token.encode(), self._token.encode())):
+            raise FrameError("a wrong token")
         client = self._clients.setdefault(name, Client())
         client.connections += 1
         if client.farewell:
             client.farewell.cancel()
-        layers = {"process": True, "syscall filter": self.limits.filtered, "files": False, "pid namespace": False}
-        writer.write(encode({"id": message.get("id"), "version": VERSION, "layers": layers, "pid": os.getpid()}))
+        told = {"id": message.get("id"), "version": VERSION, "layers": held(self._pool.layers), "pid": os.getpid()}
+        about = {"isolation": self._pool.isolation, "libraries": self._pool.libraries, "display": self._pool.display}
+        writer.write(encode(told | about))
         return name
 
     def _part(self, name: str) -> None:
@@ -301,10 +214,11 @@ class Supervisor:
         for session in self._clients.pop(name).sessions.values():
             self._later(session.close())
 
-    def _later(self, work: Any) -> None:
+    def _later(self, work: Any) -> "asyncio.Task[Any]":
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _answer(self, client: Client, message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         number = message.get("id")
@@ -326,11 +240,12 @@ class Supervisor:
             return {"closed": session is not None}
         if operation == "stats":
             sessions = sum(len(client.sessions) for client in self._clients.values())
-            return {"children": len(self._children), "spares": len(self._spares), "sessions": sessions}
+            return self._pool.counts | {"sessions": sessions, "parked": sessions - len(self._resident)}
         raise ValueError(f"no operation {operation!r}")
 
     async def _run(self, client: Client, message: dict[str, Any]) -> dict[str, Any]:
-        """Run a block. `index` counts the session's blocks from 0: a later one for a session that is not here is lost."""
+        """Run a block. `index` counts the session's blocks from 0: the earlier ones of a session that is not here are asked
+        for (`unknown`), and come as `earlier`."""
         name, code, number, index = (message[key] for key in ("session", "code", "id", "index"))
         timeout = min(float(message["timeout"]), MAX_TIMEOUT_S)
         max_output = message.get("max_output")
@@ -340,36 +255,72 @@ class Supervisor:
             raise ValueError("a field has a wrong value")
         session = client.sessions.get(name)
         if session is None:
-            if index > 0:
-                return vars(lost("the sandbox no longer knows this session"))
-            session = client.sessions[name] = Session(name, self._take, self._give_back, self._slots)
+            earlier = message.get("earlier")
+            if index > 0 and earlier is None:
+                return {"unknown": True}
+            session = Session(name, self._take, self._give_back, self._slots)
+            if earlier:
+                session.remember([_remembered(one) for one in earlier])
+            client.sessions[name] = session
+        elif session in self._resident:  # it is the one used last
+            self._resident[session] = self._resident.pop(session)
         return await session.run(number, code, timeout, max_output)
 
 
-def _listen(path: Path) -> socket.socket:
-    """A socket at the path; a dead predecessor's is taken away, a living one's is not."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if path.exists():
+def _remembered(block: dict[str, Any]) -> tuple[str, Ending]:
+    code, status, wall_s = block["code"], block["status"], float(block["wall_s"])
+    if not (isinstance(code, str) and isinstance(status, str) and 0 <= wall_s <= MAX_TIMEOUT_S):
+        raise ValueError("an earlier block has a wrong value")
+    return code, Ending(status, wall_s=wall_s)
+
+
+def _token() -> str:
+    """What clients must know. It leaves the environment."""
+    token = os.environ.pop(TOKEN, "")
+    if len(token) < SHORTEST_TOKEN:
+        raise UserError(
+            f"sandbox: on TCP anybody can come, so set {TOKEN} to a secret of {SHORTEST_TOKEN} characters or more"
+        )
+    return token
+
+
+def _private_folder() -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="mathmill-sandbox-"))
+
+
+def _listen(address: Address) -> socket.socket:
+    """A socket at the address."""
+    path = address.path
+    family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    _clear_way(address)
+    try:
+        if not path:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(str(path) if path else (address.host, address.port))
+    except OSError as problem:
+        remedy = "use a folder on a local disk" if path else "use port 0 for a free one, and a host of this machine"
+        raise UserError(f"sandbox: cannot listen on {address}: {problem.strerror}; {remedy}") from None
+    if path:
+        path.chmod(0o600)
+    listening.listen(1024)
+    return listening
+
+
+def _clear_way(address: Address) -> None:
+    """A dead predecessor's socket is taken away, a living one's is not."""
+    path = address.path
+    if path and path.exists():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(path))
                 raise UserError(f"sandbox: another sandbox serves on {path}; stop it, or use another socket")
             except ConnectionError:
                 path.unlink(missing_ok=True)
-    try:
-        listening.bind(str(path))
-    except OSError as problem:
-        raise UserError(f"sandbox: cannot listen on {path}: {problem.strerror}; use a folder on a local disk") from None
-    path.chmod(0o600)
-    listening.listen(1024)
-    return listening
 
 
 async def serve(options: SandboxOptions) -> None:
     """Serve until told to stop."""
-    filtered = syscalls.filter_holds()
-    if not filtered:
-        print(
-            "sandbox: no system call filter here: sessions can reach the network and start processes", file=sys.stderr
-        )
-    await Supervisor(options, filtered).serve()
+    await Supervisor(options).serve()
