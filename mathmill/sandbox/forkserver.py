@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mathmill.sandbox import blocks, kernel, landlock, libraries, probe, walls
@@ -54,13 +54,16 @@ class Forkserver:
 
     def __init__(self, settings: Settings, control: socket.socket, proc: int):
         self._settings, self._control, self._proc = settings, control, proc
-        self._limits = settings.limits
+        self._in_namespaces = settings.isolation == "namespaces"
+        self._binding = walls.Binding.of(settings.limits, self._in_namespaces)
         self._numbers: dict[int, int] = {}  # of sessions, by process
         self._removing: set[int] = set()
         self._landlock = landlock.version()
-        self._readable = _opened(settings.folders) if settings.isolation != "namespaces" else []
+        self._readable = [] if self._in_namespaces else _opened(settings.folders)
         self._own_pids = -1
-        if settings.isolation == "namespaces":
+        if not self._in_namespaces:
+            os.makedirs(settings.work, 0o700, exist_ok=True)
+        else:
             self._own_pids = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc)
 
     def serve(self) -> None:
@@ -68,12 +71,14 @@ class Forkserver:
         waker, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        kernel.hear_only_deaths()
         self._tell({"layers": self._probe()})
         if self._settings.only_probe:
             return
         found = libraries.import_and_exercise(self._settings.imported)
         blocks.prepare()
-        self._limits = walls.Limits(**asdict(self._limits) | {"begins_with_bytes": libraries.settle(self._proc)})
+        limits = replace(self._settings.limits, begins_with_bytes=libraries.settle(self._proc))
+        self._binding = walls.Binding.of(limits, self._in_namespaces)
         self._tell({"ready": True, "libraries": found, "display": blocks.DISPLAY})
         while True:
             heard, _, _ = select.select([self._control.fileno(), waker], [], [])
@@ -124,7 +129,7 @@ class Forkserver:
 
     def _fork(self, number: int) -> int:
         """fork, in a new pid namespace where they are to be had; only `unshare` once is allowed, so we go back each time."""
-        if self._own_pids < 0:
+        if not self._in_namespaces:
             os.mkdir(self._folder(number), 0o700)
             return os.fork()
         kernel.unshare(kernel.NEW_PIDS, "a session's pid namespace")
@@ -154,12 +159,12 @@ class Forkserver:
             os._exit(127)
 
     def _bind(self, number: int) -> None:
-        if self._settings.isolation == "namespaces":
-            walls.bind_in_namespaces(self._limits)
+        if self._in_namespaces:
+            walls.bind_in_namespaces(self._binding)
             return
         folder = self._folder(number)
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
-        walls.bind_by_landlock(self._limits, folder, self._readable, self._landlock, self._settings.insists)
+        walls.bind_by_landlock(self._binding, folder, self._readable, self._landlock, self._settings.insists)
 
     def _signal(self, number: int, signal_number: int) -> None:
         for pid, other in self._numbers.items():
@@ -179,7 +184,7 @@ class Forkserver:
             if number is not None:
                 cpu_s = usage.ru_utime + usage.ru_stime
                 self._tell({"ended": number, "status": status, "cpu_s": cpu_s})
-                if self._own_pids < 0:
+                if not self._in_namespaces:
                     self._remove(self._folder(number))
 
     def _remove(self, folder: str) -> None:
@@ -216,7 +221,7 @@ class Forkserver:
         text = b"".join(iter(lambda: os.read(answer, 65536), b""))
         os.close(answer)
         os.waitpid(pid, 0)
-        if self._own_pids < 0:
+        if not self._in_namespaces:
             remove_tree(self._folder(-1))
         return json.loads(text or '{"session": "it died at its start"}')
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 
 NEW_MOUNTS, NEW_USERS, NEW_PIDS, NEW_NET, NEW_IPC, NEW_UTS = (
@@ -17,6 +18,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, 
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SYS_MOUNT_SETATTR = 442
 AT_RECURSIVE = 0x8000
+SA_NOCLDSTOP = 1
 CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -100,8 +102,22 @@ def has_capabilities() -> bool:
     return any(sets.raw)
 
 
-def load_filter(program: bytes) -> None:
-    """Bind this process to a seccomp filter (struct sock_filter[]), for good. OSError where the kernel has none."""
-    steps = ctypes.create_string_buffer(program, len(program))
-    sock_fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(steps))
-    _checked(_libc.prctl(22, ctypes.c_ulong(2), sock_fprog, 0, 0), "a seccomp filter")
+def hear_only_deaths() -> None:
+    """SIGCHLD comes when a child has died, not when it was stopped or goes on (SA_NOCLDSTOP). Once it has a handler."""
+    action = ctypes.create_string_buffer(152)  # glibc's struct sigaction: the handler, a mask of 128 bytes, the flags
+    _checked(_libc.sigaction(signal.SIGCHLD, None, action), "sigaction")
+    flags = struct.unpack_from("i", action, 136)[0]
+    struct.pack_into("i", action, 136, flags | SA_NOCLDSTOP)
+    _checked(_libc.sigaction(signal.SIGCHLD, action, None), "sigaction")
+
+
+class Filter:
+    """A seccomp filter (struct sock_filter[]), laid out before the fork, since all that a session computes is paid in pages."""
+
+    def __init__(self, program: bytes):
+        self._steps = ctypes.create_string_buffer(program, len(program))
+        self._sock_fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(self._steps))
+
+    def load(self) -> None:
+        """Bind this process, for good. OSError where the kernel has no filters."""
+        _checked(_libc.prctl(22, ctypes.c_ulong(2), self._sock_fprog, 0, 0), "a seccomp filter")

@@ -6,6 +6,8 @@ import os
 import sys
 
 NAMES = ("numpy", "sympy", "scipy", "pandas")
+LARGE = ("scipy", "pandas")
+"""Those that make every fork more expensive and that few blocks use."""
 COLLAPSE = 25
 """madvise(2): MADV_COLLAPSE, Linux 6.1 and later."""
 HUGE_PAGE = 2 << 20
@@ -99,6 +101,7 @@ def settle(proc: int) -> int:
 
     `proc`: a descriptor of /proc. The bytes of address space that each fork begins with.
     """
+    _forget_fork_hooks()
     gc.collect()
     gc.freeze()
     libc = ctypes.CDLL(None)
@@ -108,6 +111,18 @@ def settle(proc: int) -> int:
         if end > first and is_heap:
             libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), COLLAPSE)
     return sum(end - first for first, end, _ in spans)
+
+
+def _forget_fork_hooks() -> None:
+    """What modules want to be called for around a fork serves threads that hold locks, of which there are none, and `random`,
+    which is seeded for each session; it would cost a tenth of a session. The interpreter keeps it in lists that only gc finds.
+    """
+    marks = [lambda: None, lambda: None, lambda: None]
+    os.register_at_fork(before=marks[0], after_in_parent=marks[1], after_in_child=marks[2])
+    for mark in marks:
+        for hooks in gc.get_referrers(mark):
+            if isinstance(hooks, list) and hooks is not marks:
+                hooks.clear()
 
 
 def _spans(proc: int) -> list[tuple[int, int, bool]]:

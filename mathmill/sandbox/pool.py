@@ -1,13 +1,15 @@
-"""The processes of sessions: forked on demand and ahead of it, at most so many, from a forking process that is kept alive."""
+"""The processes of sessions: forked on demand and ahead of it, from forking processes that are kept alive."""
 
 import asyncio
+import re
 import sys
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 from mathmill.errors import UserError
 from mathmill.sandbox import libraries
-from mathmill.sandbox.forkserver import Isolation, Settings, remove_tree
+from mathmill.sandbox.forkserver import Isolation, Settings
 from mathmill.sandbox.forkserver_client import ForkserverClient, WallsError
 from mathmill.sandbox.layers import MODES, below_floor
 from mathmill.sandbox.options import SandboxOptions
@@ -18,6 +20,8 @@ WALLS_WITHIN_S, LIBRARIES_WITHIN_S = 20.0, 120.0
 AGAIN_AFTER_S = (0.0, 0.0, 0.5, 2.0, 5.0)
 """Pauses before each try to start the forking process again."""
 START_AGAIN_S = (0.1, 0.3, 1.0, 3.0)
+USUAL_MB = 32
+"""Memory that a session needs as a rule, and half as much again."""
 
 
 def settings_for(isolation: Isolation, options: SandboxOptions, work: str) -> Settings:
@@ -46,51 +50,100 @@ async def layers_of(settings: Settings) -> dict[str, str]:
         await forkserver.end()
 
 
-class Pool:
-    """Gives out processes that are ready. `open` first."""
+async def first_that_reaches(options: SandboxOptions, work: str) -> tuple[Settings, dict[str, str]]:
+    """The first mode that reaches the policy's floor, and what holds in it. UserError where none does."""
+    missing = ""
+    for mode in MODES if options.isolation == "auto" else (options.isolation,):
+        settings = settings_for(mode, options, work)
+        layers = await layers_of(settings)
+        lacking = below_floor(options.policy, layers)
+        if not lacking:
+            return settings, layers
+        missing += f"; {mode}: {lacking}"
+    raise UserError(
+        f"sandbox policy '{options.policy}' is not reached here{missing}. See python -m mathmill.sandbox doctor"
+    )
 
-    def __init__(self, options: SandboxOptions, work: str):
-        """`work`: a folder of the pool's own."""
-        self._options, self._work = options, work
-        self.isolation = options.isolation
-        self._settings: Settings
+
+class Tiers:
+    """Two pools where large libraries are wanted beside small ones: a fork costs what its parent has imported, and most
+    sessions never use the large ones. The second comes up when code first names one of them."""
+
+    def __init__(self, settings: Settings, spares: int):
+        small = [name for name in settings.imported if name not in libraries.LARGE]
+        large = [name for name in settings.imported if name in libraries.LARGE]
+        self._named = re.compile(rf"\b({'|'.join(large)})\b") if large else None
+        wanted = [small, settings.imported] if large else [small]
+        self._pools = [
+            Pool(replace(settings, imported=names, work=f"{settings.work}/{number}"), spares)
+            for number, names in enumerate(wanted)
+        ]
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Bring the first pool up. UserError where that fails."""
+        await self._pools[0].open()
+
+    async def take(self, code: str) -> SessionProcess:
+        """A process for a session that begins with this code. OSError when none comes up."""
+        pool = self._pools[-1 if self._named is not None and self._named.search(code) else 0]
+        async with self._opening:
+            try:
+                await pool.open()
+            except UserError as problem:
+                raise OSError(str(problem)) from None
+        return await pool.take()
+
+    async def give_back(self, process: SessionProcess) -> None:
+        """End a process that was taken."""
+        for pool in self._pools:
+            pool.given.discard(process)
+        await process.close()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What shows the last expression, and which libraries most sessions find imported."""
+        return self._pools[0].about
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many processes there are, and how many of them wait for a session."""
+        spares = sum(len(pool.spares) for pool in self._pools)
+        return {"children": sum(len(pool.given) for pool in self._pools) + spares, "spares": spares}
+
+    async def close(self) -> None:
+        """End all processes."""
+        await asyncio.gather(*(pool.close() for pool in self._pools))
+
+
+class Pool:
+    """Gives out processes that are ready, forked from one forking process. `open` first."""
+
+    def __init__(self, settings: Settings, spares: int):
+        self._settings, self._spares_wanted = settings, spares
         self._forkserver: ForkserverClient | None = None
         self._up = asyncio.Event()
         self._broken = ""
-        self._given: set[SessionProcess] = set()
-        self._spares: deque[SessionProcess] = deque()
+        self.given: set[SessionProcess] = set()
+        self.spares: deque[SessionProcess] = deque()
         self._filling: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._opened = self._closing = False
-        self.layers: dict[str, str] = {}
-        self.libraries: list[str] = []
-        self.display = ""
+        self.about: dict[str, Any] = {}
+        """What shows the last expression, and which libraries were found and imported ahead."""
 
     async def open(self) -> None:
-        """Find a mode that reaches the policy's floor, and start. UserError where none does."""
-        missing = ""
-        for mode in MODES if self.isolation == "auto" else (self.isolation,):
-            settings = settings_for(mode, self._options, self._work)
-            layers = await layers_of(settings)
-            lacking = below_floor(self._options.policy, layers)
-            missing += f"; {mode}: {lacking}"
-            if not lacking:
-                self.isolation, self._settings, self.layers = mode, settings, layers
-                await self._start()
-                self._opened = True
-                return
-        raise UserError(
-            f"sandbox policy '{self._options.policy}' is not reached here{missing}. See python -m mathmill.sandbox doctor"
-        )
+        """Start the forking process, once. UserError where it does not come up."""
+        if not self._opened:
+            await self._start()
+            self._opened = True
 
     async def take(self) -> SessionProcess:
         """A process that is ready, new or waiting. OSError when none comes up."""
-        while self._spares:
-            process = self._spares.popleft()
+        while self.spares:
+            process = self.spares.popleft()
             if process.alive:
-                self._given.add(process)
-                self._fill()
-                return process
+                return self._give(process)
             process.let_go()
         for pause in (*START_AGAIN_S, None):
             await self._up.wait()
@@ -98,38 +151,28 @@ class Pool:
                 self._on_gone()
                 raise OSError(self._broken)
             try:
-                process = await self._start_process()
+                return self._give(await self._start_process())
             except OSError:
                 if pause is None or self._closing:
                     raise
                 await asyncio.sleep(pause)
-                continue
-            self._given.add(process)
-            self._fill()
-            return process
-        raise OSError("no process became ready")
-
-    async def give_back(self, process: SessionProcess) -> None:
-        """End a process that was taken."""
-        self._given.discard(process)
-        await process.close()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many processes there are, and how many of them wait for a session."""
-        return {"children": len(self._given) + len(self._spares), "spares": len(self._spares)}
+        raise AssertionError("the last try returns or raises")
 
     async def close(self) -> None:
-        """End all processes, remove what they left."""
+        """End all processes."""
         self._closing = True
         for task in (self._filling, self._starting):
             if task is not None:
                 task.cancel()
         if self._forkserver is not None:
             await self._forkserver.end()
-        for process in (*self._given, *self._spares):
+        for process in (*self.given, *self.spares):
             process.let_go()
-        remove_tree(self._work)
+
+    def _give(self, process: SessionProcess) -> SessionProcess:
+        self.given.add(process)
+        self._fill()
+        return process
 
     async def _start(self) -> None:
         forkserver = self._forkserver = ForkserverClient(self._settings, self._on_gone)
@@ -138,7 +181,7 @@ class Pool:
         except (WallsError, asyncio.TimeoutError) as problem:
             await forkserver.end()
             raise UserError(f"the sandbox's forking process did not come up: {problem or 'no answer'}") from None
-        self.libraries, self.display = told["libraries"], told["display"]
+        self.about = {"display": told["display"], "libraries": told["libraries"]}
         self._up.set()
         self._fill()
 
@@ -176,15 +219,18 @@ class Pool:
             self._filling = asyncio.ensure_future(self._start_spares())
 
     async def _start_spares(self) -> None:
-        while len(self._spares) < self._options.spares and not self._closing:
+        for process in [process for process in self.spares if not process.alive]:
+            self.spares.remove(process)
+            process.let_go()
+        while len(self.spares) < self._spares_wanted and not self._closing:
             try:
-                self._spares.append(await self._start_process())
+                self.spares.append(await self._start_process())
             except OSError:
                 return
 
 
-def live_sessions_that_fit(memory_per_session_mb: int = 32) -> int:
-    """How many sessions' processes half of the memory that is free now takes, at what one needs as a rule."""
+def live_sessions_that_fit() -> int:
+    """How many sessions' processes half of the memory that is free now takes."""
     with open("/proc/meminfo") as file:
         free_kb = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    return max(16, min(1024, free_kb // 2048 // memory_per_session_mb))
+    return max(16, min(1024, free_kb // 2048 // USUAL_MB))

@@ -71,7 +71,7 @@ class SessionProcess:
         self._pidfd = -1
         self._killed = self._walls_died = False
         channel.setblocking(False)
-        self._loop.add_reader(channel, self._on_channel)
+        self._loop.add_reader(channel.fileno(), self._on_channel)
         for descriptor in self._outputs:
             os.set_blocking(descriptor, False)
             self._loop.add_reader(descriptor, self._on_output, descriptor)
@@ -151,8 +151,9 @@ class SessionProcess:
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
         self._outputs.clear()
-        self._loop.remove_reader(self._channel)
-        self._channel.close()
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -193,7 +194,7 @@ class SessionProcess:
             data = b""
         if not data:
             # The process is ending, or closed its descriptor: its death, when that comes first, tells more.
-            self._loop.remove_reader(self._channel)
+            self._loop.remove_reader(self._channel.fileno())
             self._loop.call_later(0.1, self._break)
             return
         try:

@@ -83,46 +83,59 @@ def allowed(machine: str) -> dict[str, int]:
 def prepared(machine: str, own_files: bool) -> bytes:
     """The filter's program, whose process number is still open. KeyError for a machine that has none.
 
-    `own_files`: a session sees no file that is another's.
+    `own_files`: a session sees no file that is another's. The program halves the numbers until an answer is left: the kernel
+    runs it for every number when it is loaded.
     """
+    answers = _answers(machine, own_files)
+    starts = sorted({0, NEWEST, X32, *answers, *(number + 1 for number in answers)})
+    spans: list[tuple[int, bytes]] = []
+    for start in starts:
+        answer = answers.get(start) or _return(
+            ERRNO | (errno.EPERM if start < NEWEST or start >= X32 else errno.ENOSYS)
+        )
+        if not spans or spans[-1][1] != answer:
+            spans.append((start, answer))
+    wrong_machine = _step(LOAD, ARCHITECTURE) + _step(EQUAL, AUDIT[machine], 1, 0) + _return(ERRNO | errno.EPERM)
+    return wrong_machine + _step(LOAD, NUMBER) + _halved(spans)
 
-    def step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-        return struct.pack("=HBBI", code, if_true, if_false, value)
 
-    def answer(number: int, error: int) -> bytes:
-        return step(EQUAL, number, 0, 1) + step(RETURN, ERRNO | error)
+def _answers(machine: str, own_files: bool) -> dict[int, bytes]:
+    """What is answered to each system call that is not simply refused."""
+    answers = {number: _return(ALLOW) for name, number in allowed(machine).items() if own_files or name not in BY_PATH}
+    for number in table(REFUSED_AS_UNSUPPORTED, 1 if machine == "x86_64" else 2).values():
+        answers[number] = _return(ERRNO | errno.EOPNOTSUPP)
+    answers[CLONE3] = _return(ERRNO | errno.ENOSYS)  # libc then uses clone, whose flags a filter can read
+    answers[CLONE[machine]] = _only_if(FIRST_ARGUMENT, ANY_BIT, CLONE_THREAD)
+    answers[FCNTL[machine]] = _only_if(SECOND_ARGUMENT, EQUAL, *HARMLESS_FCNTL)
+    answers[IOCTL[machine]] = _only_if(SECOND_ARGUMENT, EQUAL, *TERMINAL_AND_DESCRIPTOR)
+    answers[PRCTL[machine]] = _only_if(FIRST_ARGUMENT, EQUAL, *HARMLESS_PRCTL)
+    answers[PRLIMIT[machine]] = _only_if(FIRST_ARGUMENT, EQUAL, 0, OWN_PID)
+    answers[KILL[machine]] = answers[TGKILL[machine]] = _only_if(FIRST_ARGUMENT, EQUAL, OWN_PID)
+    return answers
 
-    def only_if(number: int, argument: int, test: int, *values: int) -> bytes:
-        tests = b"".join(step(test, value, 0, 1) + step(RETURN, ALLOW) for value in values)
-        refusal = step(RETURN, ERRNO | errno.EPERM)
-        return step(EQUAL, number, 0, 2 + 2 * len(values)) + step(LOAD, argument) + tests + refusal
 
-    def span(first: int, last: int) -> bytes:
-        if first == last:
-            return step(EQUAL, first, 0, 1) + step(RETURN, ALLOW)
-        return step(AT_LEAST, first, 0, 2) + step(AT_LEAST, last + 1, 1, 0) + step(RETURN, ALLOW)
+def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """struct sock_filter"""
+    return struct.pack("=HBBI", code, if_true, if_false, value)
 
-    program = step(LOAD, ARCHITECTURE) + step(EQUAL, AUDIT[machine], 1, 0) + step(RETURN, ERRNO | errno.EPERM)
-    program += step(LOAD, NUMBER)
-    if machine == "x86_64":
-        program += step(AT_LEAST, X32, 0, 1) + step(RETURN, ERRNO | errno.EPERM)
-    numbers = [number for name, number in allowed(machine).items() if own_files or name not in BY_PATH]
-    program += b"".join(span(first, last) for first, last in _spans(sorted(numbers)))
-    program += answer(CLONE3, errno.ENOSYS)  # libc then uses clone, whose flags a filter can read
-    program += only_if(CLONE[machine], FIRST_ARGUMENT, ANY_BIT, CLONE_THREAD)
-    program += only_if(FCNTL[machine], SECOND_ARGUMENT, EQUAL, *HARMLESS_FCNTL)
-    program += only_if(IOCTL[machine], SECOND_ARGUMENT, EQUAL, *TERMINAL_AND_DESCRIPTOR)
-    program += only_if(PRCTL[machine], FIRST_ARGUMENT, EQUAL, *HARMLESS_PRCTL)
-    program += only_if(PRLIMIT[machine], FIRST_ARGUMENT, EQUAL, 0, OWN_PID)
-    program += only_if(KILL[machine], FIRST_ARGUMENT, EQUAL, OWN_PID)
-    program += only_if(TGKILL[machine], FIRST_ARGUMENT, EQUAL, OWN_PID)
-    program += b"".join(
-        answer(number, errno.EOPNOTSUPP)
-        for number in table(REFUSED_AS_UNSUPPORTED, 1 if machine == "x86_64" else 2).values()
-    )
-    return (
-        program + step(AT_LEAST, NEWEST, 0, 1) + step(RETURN, ERRNO | errno.ENOSYS) + step(RETURN, ERRNO | errno.EPERM)
-    )
+
+def _return(answer: int) -> bytes:
+    return _step(RETURN, answer)
+
+
+def _only_if(argument: int, test: int, *values: int) -> bytes:
+    """Allowed where the argument passes the test with one of the values."""
+    tests = b"".join(_step(test, value, 0, 1) + _return(ALLOW) for value in values)
+    return _step(LOAD, argument) + tests + _return(ERRNO | errno.EPERM)
+
+
+def _halved(spans: list[tuple[int, bytes]]) -> bytes:
+    """The answer of the span that the number is in; a span goes from its first number to the next one's."""
+    if len(spans) == 1:
+        return spans[0][1]
+    middle = len(spans) // 2
+    low, high = _halved(spans[:middle]), _halved(spans[middle:])
+    return _step(AT_LEAST, spans[middle][0], len(low) // 8, 0) + low + high
 
 
 def program_for(pid: int, own_files: bool) -> bytes:
@@ -131,14 +144,3 @@ def program_for(pid: int, own_files: bool) -> bytes:
     if machine not in AUDIT:
         raise OSError(errno.ENOSYS, f"no system call filter for {machine}")
     return prepared(machine, own_files).replace(struct.pack("=I", OWN_PID), struct.pack("=I", pid))
-
-
-def _spans(numbers: list[int]) -> list[tuple[int, int]]:
-    """Numbers that follow each other, as first and last."""
-    spans: list[tuple[int, int]] = []
-    for number in numbers:
-        if spans and spans[-1][1] == number - 1:
-            spans[-1] = (spans[-1][0], number)
-        else:
-            spans.append((number, number))
-    return spans

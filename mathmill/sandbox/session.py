@@ -4,7 +4,6 @@ import asyncio
 import zlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 
 from mathmill.sandbox.process import Ending, SessionProcess
@@ -20,10 +19,10 @@ class Session:
     """One namespace. At most one process at a time, none before the first block and none while it is parked."""
 
     def __init__(
-        self, name: str, take: Callable[["Session"], Awaitable[SessionProcess]],
+        self, name: str, take: Callable[["Session", str], Awaitable[SessionProcess]],
         give_back: Callable[["Session", SessionProcess], Awaitable[None]], slots: asyncio.Semaphore,
     ):  # fmt: skip
-        """`take` brings a process, `give_back` ends it, `slots` bounds how many blocks run at the same time."""
+        """`take` brings a process fit for code, `give_back` ends it, `slots` bounds how many blocks run at the same time."""
         self._seed = zlib.crc32(name.encode())
         self._take, self._give_back, self._slots = take, give_back, slots
         self._turn = asyncio.Lock()
@@ -68,9 +67,9 @@ class Session:
 
     async def _run(self, code: str, timeout: float, max_output: int) -> dict[str, Any]:
         async with self._turn, self._slots:
-            state = await self._restore()
+            state = await self._restore(code)
             if self._process is None or state == "lost":
-                return asdict(lost(self._lost))
+                return vars(lost(self._lost))
             process = self._process
             ending = await self._run_in(process, code, timeout, max_output)
             result = lost(self._lost or ending.traceback)
@@ -81,14 +80,14 @@ class Session:
                 self._ran.append((code, ending))
             else:
                 await self._drop_process()
-            return asdict(result) | {"kept": kept}
+            return vars(result) | {"kept": kept}
 
     async def _run_in(self, process: SessionProcess, code: str, timeout: float, max_output: int) -> Ending:
         self._commands += 1
         command = {"id": self._commands, "number": len(self._ran) + 1, "code": code, "limit": max_output}
         return await process.run(command | {"seed": self._seed}, timeout)
 
-    async def _restore(self) -> State:
+    async def _restore(self, code: str) -> State:
         """See that a process with the names of all earlier blocks is there. None is, and `_lost` says why, if that fails."""
         if self._lost:
             return "lost"
@@ -96,7 +95,8 @@ class Session:
             return "live"
         await self._drop_process()
         try:
-            process = self._process = await self._take(self)
+            all_code = "\n".join([*(earlier for earlier, _ in self._ran), code])
+            process = self._process = await self._take(self, all_code)
         except OSError as problem:
             self._lost = f"no process for this session: {problem}"
             return "lost"

@@ -16,10 +16,11 @@ from typing import Any
 
 from mathmill.errors import UserError
 from mathmill.sandbox import kernel
+from mathmill.sandbox.forkserver import remove_tree
 from mathmill.sandbox.frames import VERSION, FrameError, FrameReader, encode
 from mathmill.sandbox.layers import held
 from mathmill.sandbox.options import TOKEN, Address, SandboxOptions, address_of
-from mathmill.sandbox.pool import Pool, live_sessions_that_fit
+from mathmill.sandbox.pool import Tiers, first_that_reaches, live_sessions_that_fit
 from mathmill.sandbox.process import Ending, SessionProcess
 from mathmill.sandbox.session import Session
 
@@ -50,7 +51,8 @@ class Supervisor:
         self._token = _token() if self.address.path is None else ""
         self._folder = self.address.path.parent if self.address.path else _private_folder()
         self._work = self._folder / f"work-{secrets.token_hex(4)}"
-        self._pool = Pool(options, str(self._work))
+        self._tiers: Tiers
+        self._about: dict[str, Any] = {}
         self._slots = asyncio.Semaphore(options.workers or len(os.sched_getaffinity(0)))
         self._max_sessions = options.max_sessions or live_sessions_that_fit()
         self._resident: dict[Session, None] = {}
@@ -68,7 +70,7 @@ class Supervisor:
         if self._options.until_stdin_closes:
             loop.add_reader(0, self._stop_at_end_of_input)
         self._prepare()
-        opening = asyncio.ensure_future(self._pool.open())
+        opening = asyncio.ensure_future(self._open())
         stopped = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait((opening, stopped), return_when="FIRST_COMPLETED")
@@ -79,6 +81,12 @@ class Supervisor:
             opening.cancel()
             stopped.cancel()
             await self._end()
+
+    async def _open(self) -> None:
+        settings, layers = await first_that_reaches(self._options, str(self._work))
+        self._tiers = Tiers(settings, self._options.spares)
+        await self._tiers.open()
+        self._about = {"layers": held(layers), "isolation": settings.isolation} | self._tiers.about
 
     async def _answer_clients(self, stopped: "asyncio.Task[Any]") -> None:
         listening = _listen(self.address)
@@ -118,13 +126,15 @@ class Supervisor:
             writer.transport.abort()
         if conversations:
             await asyncio.wait(conversations, timeout=0.5)
-        await self._pool.close()
+        if hasattr(self, "_tiers"):
+            await self._tiers.close()
+        remove_tree(str(self._work))
         if self._options.until_stdin_closes or not self.address.path:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     # Sessions and their processes
 
-    async def _take(self, session: Session) -> SessionProcess:
+    async def _take(self, session: Session, code: str) -> SessionProcess:
         """A process for a session. The session that is idle longest is parked where there are as many as may be."""
         while len(self._resident) >= self._max_sessions:
             parked = next((other for other in self._resident if other.idle), None)
@@ -134,14 +144,14 @@ class Supervisor:
                 await asyncio.sleep(0.01)
         self._resident[session] = None
         try:
-            return await self._pool.take()
+            return await self._tiers.take(code)
         except BaseException:
             self._resident.pop(session, None)
             raise
 
     async def _give_back(self, session: Session, process: SessionProcess) -> None:
         self._resident.pop(session, None)
-        await self._pool.give_back(process)
+        await self._tiers.give_back(process)
 
     # Clients
 
@@ -198,9 +208,7 @@ class Supervisor:
         client.connections += 1
         if client.farewell:
             client.farewell.cancel()
-        told = {"id": message.get("id"), "version": VERSION, "layers": held(self._pool.layers), "pid": os.getpid()}
-        about = {"isolation": self._pool.isolation, "libraries": self._pool.libraries, "display": self._pool.display}
-        writer.write(encode(told | about))
+        writer.write(encode({"id": message.get("id"), "version": VERSION, "pid": os.getpid()} | self._about))
         return name
 
     def _part(self, name: str) -> None:
@@ -240,7 +248,7 @@ class Supervisor:
             return {"closed": session is not None}
         if operation == "stats":
             sessions = sum(len(client.sessions) for client in self._clients.values())
-            return self._pool.counts | {"sessions": sessions, "parked": sessions - len(self._resident)}
+            return self._tiers.counts | {"sessions": sessions, "parked": sessions - len(self._resident)}
         raise ValueError(f"no operation {operation!r}")
 
     async def _run(self, client: Client, message: dict[str, Any]) -> dict[str, Any]:

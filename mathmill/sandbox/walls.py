@@ -22,6 +22,7 @@ SYSTEM_FOLDERS = (
     "/usr/local/lib",
     "/usr/local/lib64",
     "/usr/share/zoneinfo",
+    "/etc/alternatives",
 )
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -115,7 +116,7 @@ def _build_root(libraries: list[str]) -> None:
         os.makedirs(folder, exist_ok=True)
         kernel.mount(_in_old(folder), folder, None, kernel.BIND | kernel.RECURSIVE)
         kernel.make_read_only(folder, kernel.NO_SUID | kernel.NO_DEV)
-    os.makedirs("/etc")
+    os.makedirs("/etc", exist_ok=True)
     for path in SYSTEM_FILES:
         if os.path.exists(_in_old(path)):
             shutil.copyfile(_in_old(path), path)
@@ -149,18 +150,55 @@ def _in_old(path: str) -> str:
     raise OSError(errno.ELOOP, f"{path}: too many symbolic links")
 
 
-def bind_in_namespaces(limits: Limits) -> None:
+@dataclass(frozen=True)
+class Binding:
+    """All that binds a session, computed before the fork."""
+
+    limits: list[tuple[int, tuple[int, int]]]
+    tmpfs: str
+    filter: kernel.Filter | None
+    """None where it has to name the process's own number, which is known only then."""
+
+    @staticmethod
+    def of(limits: Limits, own_namespaces: bool) -> "Binding":
+        """For sessions in namespaces of their own, where each is process 1, or for others."""
+        return Binding(
+            limits=_rlimits(limits, own_namespaces),
+            tmpfs=f"size={limits.disk_mb}m,nr_inodes={MAX_FILES},mode=700",
+            filter=kernel.Filter(seccomp.program_for(1, own_files=True)) if own_namespaces else None,
+        )
+
+
+def _rlimits(limits: Limits, own_namespaces: bool) -> list[tuple[int, tuple[int, int]]]:
+    wanted = [
+        (resource.RLIMIT_AS, limits.begins_with_bytes + (limits.memory_mb << 20)),
+        (resource.RLIMIT_FSIZE, limits.file_mb << 20),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_CPU, limits.cpu_s),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+    ]
+    if own_namespaces and linux_version() >= NPROC_COUNTS_BY_NAMESPACE:
+        wanted.append((resource.RLIMIT_NPROC, MAX_THREADS))
+    pairs = []
+    for kind, limit in wanted:
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        pairs.append((kind, (limit, limit + 5 if kind == resource.RLIMIT_CPU else limit)))
+    return pairs
+
+
+def bind_in_namespaces(binding: Binding) -> None:
     """In a fork of the process in the walls, born in a pid namespace of its own: own mount, net and user namespaces, a private
     /tmp, no identity."""
     kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NET, "a session's mount and net namespaces")
-    options = f"size={limits.disk_mb}m,nr_inodes={MAX_FILES},mode=700"
-    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, options)
+    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, binding.tmpfs)
     os.chdir("/tmp")
     kernel.unshare(kernel.NEW_USERS, "a session's user namespace")
-    _bind(limits, own_namespaces=True)
+    _bind(binding)
 
 
-def bind_by_landlock(limits: Limits, folder: str, readable: list[int], version: int, insist: bool) -> None:
+def bind_by_landlock(binding: Binding, folder: str, readable: list[int], version: int, insist: bool) -> None:
     """Where no namespaces are to be had: this process sees the files beneath `readable` and has `folder` for its own.
 
     `version`: Landlock's, 0 without; `insist`: raise OSError where there is no system call filter.
@@ -172,35 +210,18 @@ def bind_by_landlock(limits: Limits, folder: str, readable: list[int], version: 
         own, null = os.open(folder, os.O_PATH | os.O_DIRECTORY), os.open("/dev/null", os.O_PATH)
         landlock.restrict(readable, [own, null], version)
     try:
-        _bind(limits, own_namespaces=False)
+        _bind(binding)
     except OSError:
         if insist:
             raise
 
 
-def _bind(limits: Limits, own_namespaces: bool) -> None:
+def _bind(binding: Binding) -> None:
     """Limits, privileges and system calls: the same in all modes."""
-    _limit(limits, own_namespaces)
+    for kind, pair in binding.limits:
+        resource.setrlimit(kind, pair)
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     os.umask(0o077)
-    kernel.load_filter(seccomp.program_for(os.getpid(), own_files=own_namespaces))
-
-
-def _limit(limits: Limits, own_namespaces: bool) -> None:
-    file_bytes = limits.file_mb << 20
-    wanted = [
-        (resource.RLIMIT_AS, limits.begins_with_bytes + (limits.memory_mb << 20)),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_CPU, limits.cpu_s),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-    ]
-    if own_namespaces and linux_version() >= NPROC_COUNTS_BY_NAMESPACE:
-        wanted.append((resource.RLIMIT_NPROC, MAX_THREADS))
-    for kind, limit in wanted:
-        hard = resource.getrlimit(kind)[1]
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit + 5 if kind == resource.RLIMIT_CPU else limit))
+    (binding.filter or kernel.Filter(seccomp.program_for(os.getpid(), own_files=False))).load()
