@@ -181,7 +181,7 @@ def slurm() -> Iterator[RealSlurm]:
 
 @dataclass(frozen=True)
 class RealApptainer:
-    """A real `apptainer` command and a test image with Python 3.11 or newer, numpy and sympy."""
+    """A real `apptainer` command and the sandbox's image, built from the project's own definition."""
 
     bin: Path
     """The folder with `apptainer` and `singularity`, to be put first on PATH."""
@@ -192,7 +192,7 @@ class RealApptainer:
 
 @pytest.fixture(scope="session")
 def apptainer() -> RealApptainer:
-    """The real Apptainer, built into a folder of its own the first time (about two minutes) and kept there."""
+    """The real Apptainer, built into a folder of its own the first time (a few minutes) and kept there."""
     sif = Path(_call_or_skip(APPTAINER_UP, "image"))
     folder = _call_or_skip(APPTAINER_UP, "bin")
     return RealApptainer(bin=Path(folder), sif=sif, env={"PATH": f"{folder}:{os.environ['PATH']}"})

@@ -70,6 +70,7 @@ class ClusterFile:
     mounts: list[str] = field(default_factory=list)
     python: str | None = None
     runtime: Runtimes = field(default_factory=Runtimes)
+    sandbox_policy: Literal["strict", "standard", "trusted"] = "standard"
     images: dict[str, str] = field(default_factory=dict)
     models: dict[str, ModelEntry] = field(default_factory=dict)
     directives: dict[str, Any] = field(default_factory=dict)

@@ -93,7 +93,7 @@ class Supervisor:
         self._listens = True
         server = await asyncio.start_server(self._converse, sock=listening)
         where = self.address if self.address.path else "tcp:{}:{}".format(*listening.getsockname()[:2])
-        print(f"ready {where}", flush=True)
+        print(f"ready {where} by {self._about['isolation']}, policy {self._options.policy}", flush=True)
         await stopped
         server.close()
 

@@ -273,7 +273,7 @@ def generation_job(options: GenerationOptions, model: Model, work: Work, cluster
     )
     sections = {
         "server": server_section(model, here=cluster.executor == "local"),
-        "sandbox": {},
+        "sandbox": {"policy": cluster.sandbox_policy},
         "generation": msgspec.to_builtins(worker),
     }
     return Job(

@@ -46,7 +46,7 @@ class SolveOptions:
     question: Annotated[tuple[str, ...], tyro.conf.Positional] = (QUESTION,)
     """The problem's text; quote it where it holds what the shell would read, such as $ or ?."""
     cluster: str = "local"
-    """Whose models may be named: a name in cluster_configs/, or a path to a yaml file."""
+    """Whose models may be named, and whose sandbox policy holds: a name in cluster_configs/, or a path to a yaml file."""
     model: str | None = None
     """A name in the cluster's file or a Hugging Face folder (by default `words`, or what --server_address serves)."""
     server_address: str | None = None
@@ -102,12 +102,13 @@ def solve(options: SolveOptions) -> int:
         problems_per_shard=1,
         samples_per_shard=1,
     )
+    cluster = load_cluster(options.cluster)
     if options.server_address is not None:
         address, folder = find_server(options.server_address, options.model, os.environ.get(options.server_token_env))
-        return asyncio.run(show_solution(sample_set, problem, address, folder))
-    model = resolve_model(options.model or BUNDLED_MODEL, load_cluster(options.cluster))
+        return asyncio.run(show_solution(sample_set, problem, address, folder, cluster.sandbox_policy))
+    model = resolve_model(options.model or BUNDLED_MODEL, cluster)
     with own_server(model) as address:
-        return asyncio.run(show_solution(sample_set, problem, address, model.path))
+        return asyncio.run(show_solution(sample_set, problem, address, model.path, cluster.sandbox_policy))
 
 
 def end_as_on_ctrl_c(*numbers: signal.Signals) -> None:
@@ -165,7 +166,9 @@ def own_server(model: Model) -> Iterator[Address]:
             server.wait()
 
 
-async def show_solution(sample_set: SampleSet, problem: Problem, address: Address, model_path: str) -> int:
+async def show_solution(
+    sample_set: SampleSet, problem: Problem, address: Address, model_path: str, sandbox_policy: str
+) -> int:
     """Solve and print as it comes. 0: solved (correctly, where the answer is known), 1: not."""
     from mathmill.generation.client import CompletionClient
     from mathmill.generation.solve import Origin, SampleFailedError, Solver
@@ -176,7 +179,7 @@ async def show_solution(sample_set: SampleSet, problem: Problem, address: Addres
     async with contextlib.AsyncExitStack() as stack:
         client = CompletionClient(address.url, address.model, fields=fields, token=address.token, patience_s=20)
         await stack.enter_async_context(client)
-        sandbox = await AsyncSandbox.start() if sample_set.prompt.code else None
+        sandbox = await AsyncSandbox.start(sandbox_policy, spares=0) if sample_set.prompt.code else None
         if sandbox is not None:
             stack.push_async_callback(sandbox.close)
         grading = GradingPool()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mathmill.sandbox.options import SandboxOptions
 from tests.sandbox.hostile.attempts import (
     DONE,
     NO_PID,
@@ -24,6 +25,7 @@ from tests.sandbox.hostile.attempts import (
 )
 
 CLONE_VM, CLONE_SIGHAND, CLONE_THREAD, CLONE_NEWUSER = 0x100, 0x800, 0x10000, 0x10000000
+SPARES = SandboxOptions().spares
 PROGRAM = """
 with open('program', 'w', opener=lambda path, flags: os.open(path, flags, 0o700)) as file:
     _ = file.write('#!/bin/true\\n')
@@ -272,6 +274,7 @@ def test_the_user_is_nobody_of_the_machine(session, mode):
 
 def test_no_process_is_left_when_a_session_ends(sandbox, supervisor_pid, look):
     """Sixteen sessions at once, with threads, are more processes than the sandbox keeps ready."""
+    assert look.becomes_true(lambda: sandbox.stats()["spares"] >= SPARES)
     before = len(look.processes_of(supervisor_pid))
     sessions = [sandbox.session() for _ in range(16)]
     for session in sessions:
