@@ -71,8 +71,7 @@ class Ours:
             return (told.result or "") if told.status == "ok" else told.status
 
     def start(self) -> None:
-        old = {"policy": "trusted"} if os.environ.get("SANDBOX_OLD") == "1" else {}
-        self._sandbox = Sandbox.start(**old)
+        self._sandbox = Sandbox.start()
 
     @contextmanager
     def session(self) -> Iterator[_Session]:

@@ -231,10 +231,10 @@ async def replay(sandbox: AsyncSandbox, program: Program) -> Replay:
     return Replay(program, told.status, as_recorded(program.file, readings), detail)
 
 
-async def replay_all(programs: list[Program], policy: dict[str, str], quiet: bool = False) -> list[Replay]:
+async def replay_all(programs: list[Program], quiet: bool = False) -> list[Replay]:
     """Run all programs, many sessions at once."""
     places = asyncio.Semaphore(AT_ONCE)
-    async with await AsyncSandbox.start(**policy) as sandbox:
+    async with await AsyncSandbox.start() as sandbox:
 
         async def in_turn(program: Program) -> Replay:
             async with places:
@@ -302,8 +302,7 @@ def main() -> int:
         print(f"no recorded programs under {data}; set MATHMILL_DEV_DATA to the developers' data", file=sys.stderr)
         return 2
     programs = [program for path in files for program in spread(programs_of(path), arguments.programs)]
-    policy = {"policy": "trusted"} if os.environ.get("SANDBOX_OLD") == "1" else {}
-    replays = asyncio.run(replay_all(programs, policy))
+    replays = asyncio.run(replay_all(programs))
     report(replays, Console(width=None if sys.stdout.isatty() else 120))
     differences = [replay for replay in replays if not replay.equal]
     if arguments.output:

@@ -203,9 +203,8 @@ async def sampled(work: Awaitable[None], every_s: float, heard: Callable[[Sample
 
 async def soak(arguments: argparse.Namespace, progress: Progress) -> tuple[Account, list[tuple[str, Sample]], float]:
     """Warm up, run, and give the account, what was held when, and blocks a second."""
-    old = {"policy": "trusted"} if os.environ.get("SANDBOX_OLD") == "1" else {}
     account = Account(kills=arguments.kill > 0)
-    async with await AsyncSandbox.start(memory_mb=arguments.memory_mb, **old) as sandbox:
+    async with await AsyncSandbox.start(memory_mb=arguments.memory_mb) as sandbox:
         work = Soak(sandbox, arguments.hostile, arguments.at_once, account)
         bar = progress.add_task("warm-up", total=arguments.blocks, held="")
 

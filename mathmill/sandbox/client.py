@@ -189,15 +189,16 @@ class AsyncSandbox:
         return AsyncSession(self)
 
     async def stats(self) -> dict[str, int]:
-        """How many children, spares and sessions the supervisor has; SandboxLost at once when it is gone.
+        """How many children, spares, sessions and parked sessions the supervisor has; SandboxLost at once when it is gone.
 
         So it tells, after a block that was `lost`, whether only that session is.
         """
         try:
-            return await asyncio.wait_for(self.ask({"op": "stats"}), ANSWER_WITHIN_S)
+            told = await asyncio.wait_for(self.ask({"op": "stats"}), ANSWER_WITHIN_S)
         except asyncio.TimeoutError:
             problem = f"the sandbox at {self.address} has not answered for {ANSWER_WITHIN_S:.0f} s"
             raise SandboxLost(problem) from None
+        return {name: number for name, number in told.items() if name != "id"}
 
     async def close(self) -> None:
         """Close all sessions; end the supervisor if it is one's own."""

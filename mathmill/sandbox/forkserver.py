@@ -298,3 +298,4 @@ def main() -> None:
             os._exit(0)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     Forkserver(settings, control, proc).serve()
+    os._exit(0)  # an interpreter with all these libraries takes long to take down

@@ -1,7 +1,6 @@
 """Programs of language models that others ran and recorded end here as they did there."""
 
 import asyncio
-import os
 
 import pytest
 
@@ -23,7 +22,6 @@ from benchmarks.sandbox_replay import (
 from mathmill.sandbox import BlockResult
 
 OF_EACH_FILE = 40
-POLICY = {"policy": "trusted"} if os.environ.get("SANDBOX_OLD") == "1" else {}
 
 
 @pytest.mark.slow
@@ -33,7 +31,7 @@ def test_recorded_programs_end_as_recorded(dev_data):
     ]
     assert len(programs) > 200
 
-    replays = asyncio.run(replay_all(programs, POLICY, quiet=True))
+    replays = asyncio.run(replay_all(programs, quiet=True))
 
     different = [(reason_of(replay), replay) for replay in replays if not replay.equal]
     assert [replay for reason, replay in different if reason is UNEXPLAINED] == []

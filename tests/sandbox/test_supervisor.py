@@ -47,17 +47,17 @@ def step(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_hundred_sessions_at_once_all_work(sandbox):
-    async def one(sandbox: AsyncSandbox, number: int):
-        async with sandbox.session() as session:
-            await session.run(f"x = {number}", timeout=30)
-            return (await session.run("x", timeout=30)).result
-
+def test_a_thousand_sessions_are_open_at_once_and_each_keeps_its_names():
     async def all_of_them():
-        async with await AsyncSandbox.connect(str(sandbox._inner.address.path)) as client:
-            return await asyncio.gather(*[one(client, number) for number in range(100)])
+        async with await AsyncSandbox.start(libraries="", max_sessions=300) as sandbox:
+            sessions = [sandbox.session() for _ in range(1000)]
+            await asyncio.gather(*[one.run(f"x = {number}", timeout=60) for number, one in enumerate(sessions)])
+            stats = await sandbox.stats()
+            return stats, await asyncio.gather(*[one.run("x", timeout=60) for one in sessions])
 
-    assert asyncio.run(all_of_them()) == [str(number) for number in range(100)]
+    stats, told = asyncio.run(all_of_them())
+    assert (stats["sessions"], stats["parked"]) == (1000, 700)
+    assert [one.result for one in told] == [str(number) for number in range(1000)]
 
 
 def test_a_retried_request_runs_its_block_once(sandbox):
