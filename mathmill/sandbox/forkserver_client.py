@@ -16,6 +16,7 @@ from mathmill.sandbox.forkserver import LARGEST_MESSAGE, Settings
 from mathmill.sandbox.process import SessionProcess
 
 END_WITHIN_S = 2.0
+GOES_WITHIN_S = 0.3
 BUFFER_BYTES = 1 << 20
 
 
@@ -129,8 +130,11 @@ class ForkserverClient:
         self.alive = False
         self._loop.remove_reader(self._control)
         self._control.close()
-        self.process.kill()
-        self.process.wait()
+        try:  # it is about to end by itself, and then tells what its sessions have used
+            self.process.wait(timeout=GOES_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         for future in (self.layers, self.ready):
             if not future.done():
                 future.set_exception(WallsError("the forking process died at its start"))
