@@ -12,7 +12,7 @@ from typing import cast
 
 from pebble import ProcessPool
 
-from mathmill.grading.compare import grade_quickly, grade_symbolically
+from mathmill.grading.compare import grade_quickly, grade_slowly
 from mathmill.parent import die_with_parent, hide_environment
 from mathmill.records import Grade
 
@@ -83,7 +83,7 @@ class GradingPool:
                 initargs=(self._memory_mb,),
                 context=context,
             )
-        return self._pool.schedule(grade_symbolically, args=(predicted, expected), timeout=self._timeout_s)
+        return self._pool.schedule(grade_slowly, args=(predicted, expected, self._policy), timeout=self._timeout_s)
 
 
 def _prepare_worker(memory_mb: int) -> None:

@@ -58,7 +58,7 @@ def test_identical_pairs_are_asked_once(pool):
     assert len(pool._asked) == before + 1
 
 
-def _sleeps(predicted: str, expected: str) -> Grade:
+def _sleeps(predicted: str, expected: str, policy: str) -> Grade:
     """A comparison that hangs, dies or asks for too much memory, as its answer says."""
     if predicted == "hang":
         time.sleep(60)
@@ -71,7 +71,7 @@ def _sleeps(predicted: str, expected: str) -> Grade:
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_dies_or_eats_memory_is_replaced_and_nobody_is_called_wrong(monkeypatch):
-    monkeypatch.setattr(pool_module, "grade_symbolically", _sleeps)
+    monkeypatch.setattr(pool_module, "grade_slowly", _sleeps)
     pool = GradingPool(workers=1, timeout_s=0.7)
     try:
         rules = [asyncio.run(pool.grade(answer, "x+1")) for answer in ("hang", "die", "eat", "good")]
