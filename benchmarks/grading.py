@@ -1,0 +1,121 @@
+"""Pairs per CPU-second of the grader beside plain math-verify, in one run: python benchmarks/grading.py DATA [PAIRS]
+
+DATA: a folder with benchmarks as SET/SPLIT.jsonl.gz (`expected_answer`) and recorded solutions of models. Half of the
+pairs are answers of models beside the gold answer; half are gold answers of MATH, each with four predictions as models
+give them: three right ones in common spellings and another problem's answer of the same kind. Both graders run in a
+process of their own, on the same pairs in the same order. Every pair that the two judge differently is listed.
+"""
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+SEED = 1
+PEER = """
+import json, logging, sys, time
+from math_verify import parse, verify
+logging.disable(logging.WARNING)
+pairs = json.load(sys.stdin)
+def judge(predicted, expected):
+    return verify(parse("$" + expected + "$"), parse("$" + predicted + "$"))
+judge("x+1", "1+x"), judge("1/2", "0.5")
+began = time.process_time()
+verdicts = [judge(*pair) for pair in pairs]
+json.dump([time.process_time() - began, verdicts], sys.stdout)
+"""
+OURS = """
+import json, sys, time
+from mathmill.grading import grade
+pairs = json.load(sys.stdin)
+grade("x+1", "1+x"), grade("1/2", "0.5")
+began = time.process_time()
+verdicts = [grade(*pair) for pair in pairs]
+once_s = time.process_time() - began
+known = {}
+began = time.process_time()
+for pair in map(tuple, pairs):
+    if pair not in known:
+        known[pair] = grade(*pair)
+json.dump([once_s, time.process_time() - began, [(each.is_correct, each.rule) for each in verdicts]], sys.stdout)
+"""
+
+
+def rows(path: Path) -> list[dict]:
+    with gzip.open(path, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def spellings(answer: str) -> list[str]:
+    """The answer as it is, and as two others would write it."""
+    return [answer, answer.replace(r"\frac", r"\dfrac"), answer.replace(", ", ",").replace(" + ", "+")]
+
+
+def kind(answer: str) -> str:
+    """A rough kind, so that a wrong prediction looks like the right one."""
+    marks = [mark for mark in (r"\sqrt", r"\pi", r"\frac", "(", "[", ",", "^", "matrix", "text", "=") if mark in answer]
+    return " ".join(marks) if marks else "number" if answer.lstrip("-").replace(",", "").isdigit() else "other"
+
+
+def pairs_of_gold(data: Path, count: int, chance: random.Random) -> list[tuple[str, str]]:
+    gold = [row["expected_answer"] for split in ("train", "test") for row in rows(data / "math" / f"{split}.jsonl.gz")]
+    of_kind: dict[str, list[str]] = {}
+    for answer in gold:
+        of_kind.setdefault(kind(answer), []).append(answer)
+    return [
+        (predicted, answer)
+        for answer in chance.sample(gold, count // 4)
+        for predicted in [*spellings(answer), chance.choice(of_kind[kind(answer)])]
+    ]
+
+
+def pairs_of_models(data: Path, count: int, chance: random.Random) -> list[tuple[str, str]]:
+    found = []
+    for path in sorted((data / "recorded" / "tora-gsm8k").glob("*.gz")):
+        found += [(row["predicted_answer"] or "", row["expected_answer"]) for row in rows(path)]
+    for row in rows(data / "recorded" / "gsm8k-model-solutions" / "solutions.jsonl.gz"):
+        found.append((row["solution"].rpartition("A:")[2].strip(), row["expected_answer"]))
+    return chance.sample(found, min(count, len(found)))
+
+
+def measure(script: str, pairs: list[tuple[str, str]]) -> list:
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(pairs), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def report(name: str, pairs: list[tuple[str, str]]) -> None:
+    began = time.perf_counter()
+    peer_s, theirs = measure(PEER, pairs)
+    once_s, deduplicated_s, ours = measure(OURS, pairs)
+    print(f"{name}: {len(pairs):,} pairs, {len(set(pairs)):,} of them different")
+    print(f"  math-verify               {len(pairs) / peer_s:10,.0f} pairs a CPU-second")
+    print(f"  mathmill                  {len(pairs) / once_s:10,.0f}   {peer_s / once_s:.1f} times as many")
+    print(f"  without duplicates        {len(pairs) / deduplicated_s:10,.0f}   {peer_s / deduplicated_s:.1f} times as many")
+    print(f"  rules: {dict(Counter(rule for _, rule in ours).most_common())}")
+    different = {
+        (*pair, mine, rule): their
+        for pair, (mine, rule), their in zip(pairs, ours, theirs, strict=True)
+        if mine is not their
+    }
+    print(f"  judged differently: {len(different)} ({time.perf_counter() - began:.0f} s)")
+    for (predicted, expected, mine, rule), their in different.items():
+        print(f"    {predicted!r} for {expected!r}: math-verify {their}, mathmill {mine} by {rule}")
+
+
+def main() -> None:
+    data, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 16000
+    chance = random.Random(SEED)
+    gold, models = pairs_of_gold(data, count // 2, chance), pairs_of_models(data, count // 2, chance)
+    report("gold answers of MATH", gold)
+    report("answers of models", models)
+    report("both", gold + models)
+
+
+if __name__ == "__main__":
+    main()
