@@ -19,11 +19,9 @@ def extract_answer(text: str, last_number: bool = False) -> str | None:
     """
     if _BOX.search(text):
         return last_box(text)
-    announced = None
-    for announced in _ANNOUNCED.finditer(text):
-        pass
-    if announced is not None:
-        return _said(text, announced.end())
+    announced = [found.end() for found in _ANNOUNCED.finditer(text)]
+    if announced:
+        return _said(text, announced[-1])
     numbers = _NUMBER.findall(text) if last_number else []
     return numbers[-1] if numbers else None
 

@@ -11,7 +11,7 @@ _IN_BASE = re.compile(r"(?P<sign>-?)(?P<digits>[0-9A-F]+)_\s*(?:\{\s*(?P<braced>
 _PLAIN_NUMERAL = re.compile(r"-?[0-9][0-9A-F]*")
 _MARKED = re.compile(
     r"(?P<body>.*(?:[0-9})\]]|\\pi))\s*"
-    r"(?:\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}(?:\^(?:\{[23]\}|[23]))?|(?P<words>[A-Za-z][A-Za-z. /]*)(?:\^(?:\{[23]\}|[23]))?)",
+    r"(?:\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}|(?P<words>[A-Za-z][A-Za-z. /]*))(?:\^(?:\{[23]\}|[23]))?",
     re.DOTALL,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")

@@ -9,6 +9,8 @@ from mathmill.grading.units import NO_UNIT, ONE_LETTER, split_multiplier, unit_n
 
 MAX_LENGTH = 400
 """Longer texts are no plain numbers (a bound on the cost of exact arithmetic)."""
+MOST_EXACT_DIGITS = 6
+"""Digits after the point from which on a decimal may stand for a number that it only approaches."""
 FLOAT_NOISE = Fraction(1, 10**9)
 
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,|\\!,|,\\!)[0-9]{3})+|[0-9]+)"
@@ -43,6 +45,11 @@ class PlainNumber:
     mark: str
     """`%`, `$` or nothing."""
     unit: str
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is its value alone: no mark, no unit, not of so many digits that it may be a rounded number."""
+        return not self.mark and not self.unit and (self.decimals is None or self.decimals < MOST_EXACT_DIGITS)
 
 
 def read_number(text: str) -> PlainNumber | None:

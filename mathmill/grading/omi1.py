@@ -9,6 +9,7 @@ import math
 import re
 
 from mathmill.grading.guard import too_costly
+from mathmill.grading.numbers import read_number
 from mathmill.grading.spelling import tight
 from mathmill.records import Grade
 
@@ -43,6 +44,9 @@ def _verdict(one: str, other: str) -> Grade | None:
         return Grade(is_correct=_close(numbers[0], numbers[1]), rule="close")
     if _BRACKETS.sub("", one).lower() == _BRACKETS.sub("", other).lower():
         return Grade(is_correct=True, rule="text")
+    fractions = read_number(one), read_number(other)
+    if fractions[0] is not None and fractions[1] is not None:
+        return Grade(is_correct=_close(float(fractions[0].value), float(fractions[1].value)), rule="close")
     mine, its = _parts(one), _parts(other)
     if len(mine) == len(its) > 1:
         verdicts = [_verdict(part, counterpart) for part, counterpart in zip(mine, its, strict=True)]

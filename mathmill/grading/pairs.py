@@ -20,7 +20,7 @@ from mathmill.records import Grade, cut_torn_tail, open_lines
 ROWS_AT_ONCE = 1000
 Row = dict[str, msgspec.Raw]
 _rows = msgspec.json.Decoder(Row)
-_answers = msgspec.json.Decoder(str | int | float | None)  # type: ignore[arg-type]
+_answers = msgspec.json.Decoder(str | int | float | None)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,16 +4,15 @@ import re
 from collections.abc import Callable
 
 from mathmill.grading.intervals import as_interval
-from mathmill.grading.marks import WHOLE_TEXT, split_unit
+from mathmill.grading.marks import split_unit
 from mathmill.grading.numbers import read_number
+from mathmill.grading.parts import Same, bracketed, items, same_items
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight
 
-Same = Callable[[str, str], bool]
 Rule = Callable[[str, str, Policy, Same], bool]
 DEPTH = 3
 """How often an answer may be rewritten: a head, then a list, then an item of it."""
-MOST_ITEMS = 50
 
 _NAME = r"(?:\\?[A-Za-z]+|\\(?:text|mathrm|angle)\s*\{?[A-Za-z ]+\}?|\|[A-Z]+\||\([a-z](?:,\s*[a-z])*\))"
 _HEAD = re.compile(
@@ -28,8 +27,6 @@ _CHOSEN = re.compile(
     re.DOTALL,
 )
 _OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)")
-_BETWEEN_ITEMS = re.compile(r",?\s*(?:\\(?:text|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*|\s*[,;]\s*")
-_OPENING, _CLOSING = "([{", ")]}"
 _ASSIGNMENT = re.compile(r"([A-Za-z])\s*=\s*([^=]+)")
 
 
@@ -53,13 +50,13 @@ def withdraw(predicted: str, expected: str, policy: str) -> bool:
     def same(one: str, other: str) -> bool:
         return _same(one.strip(), other.strip(), policy, DEPTH - 1)
 
-    one, other = _bracketed(predicted), _bracketed(expected)
+    one, other = bracketed(predicted), bracketed(expected)
     if one and other:
         return one[0] != other[0]
     mine, theirs = items(predicted), items(expected)
     if not 1 < len(mine) == len(theirs) or "{" in predicted[:2] + expected[:2]:
         return False
-    return not _same_items(mine, theirs, policy_named(policy), same)
+    return not same_items(mine, theirs, policy_named(policy), same)
 
 
 def _same(predicted: str, expected: str, policy: str, depth: int) -> bool:
@@ -83,17 +80,16 @@ def _choice(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
 def _head(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """`f(x)=`, `x=`, `x \\in` in front of one answer, or the same in front of both."""
     one, other = _HEAD.fullmatch(predicted), _HEAD.fullmatch(expected)
-    if one and other:
-        return tight(one["name"]) == tight(other["name"]) and same(one["rest"], other["rest"])
-    if one:
-        return same(one["rest"], expected)
-    return bool(other) and same(predicted, other["rest"])
+    if one and other and tight(one["name"]) != tight(other["name"]):
+        return False
+    rests = one["rest"] if one else predicted, other["rest"] if other else expected
+    return bool(one or other) and same(*rests)
 
 
 def _announced(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """`= 5`, `\\approx 3.14`, `\\text{the area is } 5`: words in front of the predicted answer."""
     found = _ANNOUNCED.fullmatch(predicted)
-    return bool(found) and same(found["rest"], expected)
+    return found is not None and same(found["rest"], expected)
 
 
 def _unit(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
@@ -118,7 +114,15 @@ def _degrees(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
 def _interval(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """Inequality, set builder and interval."""
     one, other = as_interval(predicted), as_interval(expected)
-    if one is None or other is None or (one.text, other.text) == (tight(predicted), tight(expected)):
+    if (
+        one is None
+        or other is None
+        or (_spaceless(one.text), _spaceless(other.text))
+        == (
+            _spaceless(tight(predicted)),
+            _spaceless(tight(expected)),
+        )
+    ):
         return False
     return (not one.name or not other.name or one.name == other.name) and same(one.text, other.text)
 
@@ -127,25 +131,23 @@ def _plus_minus(predicted: str, expected: str, policy: Policy, same: Same) -> bo
     """`1 \\pm \\sqrt 2` is the list of its two values."""
     if r"\pm" not in predicted + expected:
         return False
-    one, other = (
-        [value for item in items(text) for value in _both_signs(item)] for text in (predicted, expected)
-    )
-    return _same_items(one, other, policy, same)
+    one, other = ([value for item in items(text) for value in _both_signs(item)] for text in (predicted, expected))
+    return same_items(one, other, policy, same)
 
 
 def _list(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """The items of a list that stands without brackets, or in the braces of a set, in any order."""
     if read_number(expected) or read_number(predicted):
         return False
-    return _same_items(items(predicted), items(expected), policy, same)
+    return same_items(items(predicted), items(expected), policy, same)
 
 
 def _tuple(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """Points, tuples and intervals between the same brackets, item by item; `x=1, y=2` for the point `(1,2)`."""
-    other = _bracketed(expected)
+    other = bracketed(expected)
     if other is None:
         return False
-    one = _bracketed(predicted) or _assigned(predicted)
+    one = bracketed(predicted) or _assigned(predicted)
     return (
         one is not None
         and one[0] == other[0]
@@ -168,42 +170,6 @@ RULES: dict[str, Rule] = {
 """In the order in which they are tried; each row of tests/cases/ that needs one names it."""
 
 
-def items(answer: str) -> list[str]:
-    """What stands between the commas and the words `and`, `or` outside all brackets; of a set, what is in it."""
-    whole = WHOLE_TEXT.fullmatch(answer.strip())
-    answer = whole[1] if whole else answer.strip()
-    if answer.startswith(r"\{") and answer.endswith(r"\}") and r"\}" not in answer[2:-2]:
-        answer = answer[2:-2]
-    elif answer.startswith("[") and answer.endswith("]") and answer.count(",") > 1 and answer.count("[") == 1:
-        answer = answer[1:-1]  # a list as Python prints it: an interval has two ends
-    found, start, depth = [], 0, 0
-    position = 0
-    while position < len(answer):
-        between = _BETWEEN_ITEMS.match(answer, position) if depth == 0 else None
-        if between:
-            found.append(answer[start:position])
-            start = position = between.end()
-            continue
-        depth += (answer[position] in _OPENING) - (answer[position] in _CLOSING)
-        position += 1
-    return [item for item in [*found, answer[start:]] if item.strip()]
-
-
-def _same_items(mine: list[str], theirs: list[str], policy: Policy, same: Same) -> bool:
-    """Whether every item has a partner of its own, at its own place where order counts."""
-    if not 1 < len(mine) == len(theirs) <= MOST_ITEMS:
-        return False
-    if not policy.any_order:
-        return all(same(one, other) for one, other in zip(mine, theirs, strict=True))
-    left = list(theirs)
-    for one in mine:
-        partner = next((place for place, other in enumerate(left) if same(one, other)), None)
-        if partner is None:
-            return False
-        del left[partner]
-    return True
-
-
 def _both_signs(item: str) -> list[str]:
     r"""The values of an item with one `\pm`, or with `\pm` and `\mp` that go together."""
     marks = re.findall(r"\\pm|\\mp", item)
@@ -211,20 +177,6 @@ def _both_signs(item: str) -> list[str]:
         return [item]
     swapped = item.replace(r"\pm", "-").replace(r"\mp", "+")
     return [part.strip().removeprefix("+") for part in (item.replace(r"\pm", "+").replace(r"\mp", "-"), swapped)]
-
-
-def _bracketed(answer: str) -> tuple[str, list[str]] | None:
-    """The two brackets around the answer, and what is between them."""
-    answer = answer.strip()
-    if answer[:1] not in ("(", "[") or answer[-1:] not in (")", "]"):
-        return None
-    inside = answer[1:-1]
-    depth = 0
-    for letter in inside:
-        depth += (letter in _OPENING) - (letter in _CLOSING)
-        if depth < 0:
-            return None
-    return answer[0] + answer[-1], items(inside)
 
 
 def _assigned(answer: str) -> tuple[str, list[str]] | None:
@@ -235,3 +187,6 @@ def _assigned(answer: str) -> tuple[str, list[str]] | None:
         return None
     return "()", [one[2] for one in found if one]
 
+
+def _spaceless(text: str) -> str:
+    return text.replace(" ", "")

@@ -29,12 +29,12 @@ from sympy import (
     Min,
     Mod,
     Piecewise,
-    Poly,
     Product,
     Sum,
     UnevaluatedExpr,
     ceiling,
     floor,
+    together,
 )
 from sympy import sign as sign_function
 from sympy.core.evalf import PrecisionExhausted
@@ -49,6 +49,10 @@ FAR = 1e-4
 """Relative: values that differ by more are different, also where one of them is a rounded decimal."""
 NEAR = 1e-12
 """Relative: what holds no decimal is different where it differs by more."""
+LEAST_ROUNDING = 2e-6
+"""Absolute: math-verify compares decimals after rounding them to six digits."""
+POINTS = (1.0, -1.375)
+"""Where expressions are evaluated: every variable at its own coordinate times this."""
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -110,6 +114,16 @@ def equal_within(predicted: str, expected: str, tolerance: float) -> bool:
     return bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
 
 
+def value_of(answer: str) -> float | None:
+    """The size of an expression at a fixed point; None where it has no value. For sorting answers, not for judging them."""
+    expression = _parsed(answer)[0]
+    try:
+        value = _value(expression, 1) if _has_value(expression) else None
+        return None if value is None else float(abs(value))
+    except Exception:  # whatever SymPy raises
+        return None
+
+
 @lru_cache(KNOWN_EXPRESSIONS)
 def _parsed(answer: str) -> list[Any]:
     """The expression, where math-verify's LaTeX grammar reads one (it evaluates nothing), and the text."""
@@ -152,9 +166,8 @@ def _equal(gold, target) -> bool:
         verdict = _by_value(gold, target)
         if verdict is not None:
             return verdict
-        if isinstance(gold, Eq) and isinstance(target, Eq) and not (_is_easy(gold) and _is_easy(target)):
-            one, other = gold.lhs - gold.rhs, target.lhs - target.rhs  # as it stands: math-verify would solve it
-            return any(verify(one, each, timeout_seconds=None, raise_on_error=True) for each in (other, -other))
+        if isinstance(gold, Eq) and isinstance(target, Eq):
+            return _same_equation(gold, target)
         return verify(gold, target, timeout_seconds=None, raise_on_error=True)
     except (MemoryError, RecursionError):
         raise
@@ -168,8 +181,8 @@ def _by_value(gold, target) -> bool | None:
         return None
     is_rounded = gold.has(Float) or target.has(Float)
     are_same = not (is_rounded or gold.has(*_STEPS) or target.has(*_STEPS))
-    for sign in (1, -1):
-        one, other = _value(gold, sign), _value(target, sign)
+    for scale in POINTS:
+        one, other = _value(gold, scale), _value(target, scale)
         if one is None or other is None:
             return None
         apart = abs(one - other)
@@ -182,11 +195,19 @@ def _by_value(gold, target) -> bool | None:
     return difference.is_zero if difference.is_Rational else not _value(difference, 1)
 
 
-def _is_easy(equation: Eq) -> bool:
-    """Whether math-verify may solve it: a polynomial of low degree in few variables."""
-    names = equation.free_symbols
-    difference = equation.lhs - equation.rhs
-    return len(names) <= 3 and difference.is_polynomial(*names) and Poly(difference, *names).total_degree() <= 4
+def _same_equation(gold: Eq, target: Eq) -> bool:
+    """Whether one equation is a multiple of the other: their sides' differences have the same ratio at two points.
+
+    Equations without values are compared as they stand. (math-verify would solve both, which may take for ever.)
+    """
+    one, other = gold.lhs - gold.rhs, target.lhs - target.rhs
+    if not (_has_value(one) and _has_value(other)):
+        return any(verify(one, each, timeout_seconds=None, raise_on_error=True) for each in (other, -other))
+    if one.free_symbols != other.free_symbols:
+        return False
+    one, other = (together(each.doit()).as_numer_denom()[0] for each in (one, other))
+    here, there = (_value(one / other, scale) for scale in POINTS)
+    return here is not None and there is not None and bool(abs(here - there) <= NEAR * abs(here))
 
 
 def _has_value(expression) -> bool:
@@ -198,9 +219,9 @@ def _has_value(expression) -> bool:
     )
 
 
-def _value(expression: Expr, sign: int) -> Expr | None:
+def _value(expression: Expr, scale: float) -> Any:
     """The expression at a fixed point; None where it has no value there, or none that a hundred digits tell from zero."""
-    point = {symbol: sign * _coordinate(symbol.name) for symbol in expression.free_symbols}
+    point = {symbol: scale * _coordinate(symbol.name) for symbol in expression.free_symbols}
     try:
         value = expression.evalf(DIGITS, subs=point, strict=True)
     except PrecisionExhausted:
@@ -208,6 +229,6 @@ def _value(expression: Expr, sign: int) -> Expr | None:
     return value if all(part.is_Float or part.is_Integer for part in value.as_real_imag()) else None
 
 
-def _coordinate(name: str) -> float:
+def _coordinate(name: str) -> Float:
     """A number of its own for every name, between 1 and 4."""
-    return 1 + 3 * (sum(place * 0.6180339887 * ord(letter) for place, letter in enumerate(name, 1)) % 1)
+    return Float(1 + 3 * (sum(place * 0.6180339887 * ord(letter) for place, letter in enumerate(name, 1)) % 1))

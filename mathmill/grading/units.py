@@ -1,9 +1,6 @@
 """Names of units: which words are one, and which of them are the same."""
 
-_NO_UNIT_WORDS = (
-    "and or to pi sqrt log ln sin cos tan half third quarter percent "
-    "mod factorial base negative"
-)
+_NO_UNIT_WORDS = "and or to pi sqrt log ln sin cos tan half third quarter percent mod factorial base negative"
 NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
 MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SPELLINGS = {

@@ -11,8 +11,6 @@ from mathmill.grading.pool import GradingPool
 
 MOST_QUESTIONS = 40
 """About one problem's answers, those with most votes first; spellings that are left then vote for themselves."""
-MOST_EXACT_DIGITS = 6
-"""A decimal of so many digits after the point may be a rounded number."""
 Equal = Callable[[list[tuple[str, str]]], list[bool]]
 """Which of these pairs are the same answer; asked for many problems' pairs at once."""
 
@@ -124,11 +122,9 @@ class _Count:
 def _key(answer: str) -> object:
     """Equal for answers that are surely the same: the exact value of a plain number, else the text in one spelling."""
     reading = read(answer)
-    number = reading.number
-    if number is None or number.mark or number.unit:
+    if reading.number is None:
         return reading.key
-    is_exact = number.decimals is None or number.decimals < MOST_EXACT_DIGITS
-    return number.value if is_exact else f"about {number.value}"
+    return reading.number.value if reading.number.is_exact else f"about {reading.key}"
 
 
 def _differ(one: object, other: object) -> bool:

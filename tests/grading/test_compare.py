@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from mathmill.errors import UserError
 from mathmill.grading import grade
-from mathmill.grading.compare import grade_quickly
+from mathmill.grading.compare import grade_quickly, grade_slowly
 from mathmill.grading.policy import POLICIES
 
 TABLES = sorted((Path(__file__).parents[1] / "cases" / "grading").glob("*.yaml"))
+SYMBOLIC = {"constants", "expressions", "heads_and_equations", "intervals", "lists", "matrices", "tuples"}
+"""Tables whose rows need SymPy, a minute of it on a busy machine."""
 VERDICTS = {"same": True, "different": False}
 
 
@@ -25,7 +27,10 @@ def rows(table: Path) -> list[tuple[str, str, bool, str | None]]:
     return [(row[0], row[1], VERDICTS[row[2]], *row[3:], None)[:4] for row in yaml.safe_load(table.read_text())]
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
+@pytest.mark.parametrize(
+    "table",
+    [pytest.param(table, marks=[pytest.mark.slow] * (table.stem in SYMBOLIC), id=table.stem) for table in TABLES],
+)
 def test_every_row_of_the_table_comes_out(table):
     wrong = []
     for predicted, expected, is_same, rule in rows(table):
@@ -80,20 +85,30 @@ def test_a_missing_answer_is_wrong_and_a_missing_gold_answer_cannot_be_told():
 def test_an_unknown_policy_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="default, omi1, strict"):
         grade("1", "1", policy="loose")
-    assert grade("50%", "50", policy="default").is_correct
-    assert not grade("50%", "5", policy="strict").is_correct
 
 
-@pytest.mark.parametrize(
-    "answer",
-    ["9**9**9**9", "9^{9^{9^9}}", "(((99!)!)!)", "10^{99999999}", "(" * 900 + "1" + ")" * 900, "9" * 5000, "1+" * 5000,
-     "{" * 999, "\\frac" * 150, "5\0", "3^{3^{3^{3}}}", "\\sum_{k=1}^{999999999} k", "99999999!"],
-)  # fmt: skip
-def test_a_costly_answer_is_decided_by_its_text_alone_in_no_time(answer):
-    began = time.perf_counter()
-    verdict = grade_quickly(answer, "5")
-    assert verdict is not None and verdict.is_correct is False
-    assert time.perf_counter() - began < 0.1
+@pytest.mark.parametrize("policy", ["default", "strict", "omi1"])
+def test_a_policy_forgives_what_it_says_and_no_more(policy):
+    place = 2 + ["default", "strict", "omi1"].index(policy)
+    table = yaml.safe_load((TABLES[0].parents[1] / "policies.yaml").read_text())
+    verdicts = [(row[0], row[1], VERDICTS[row[place]], grade(row[0], row[1], policy)) for row in table]
+
+    assert [row for row in verdicts if row[2] is not row[3].is_correct] == []
+
+
+QUICK = st.integers(-(10**6), 10**6) | st.fractions(max_denominator=99) | st.decimals(-99, 99, places=2)
+
+
+def written(number) -> str:
+    return rf"\frac{{{number.numerator}}}{{{number.denominator}}}" if isinstance(number, Fraction) else str(number)
+
+
+@settings(max_examples=60)
+@given(QUICK, QUICK)
+def test_the_quick_rules_and_math_verify_agree_on_plain_numbers(one, other):
+    for pair in ((written(one), written(other)), (written(one), written(one))):
+        quick = grade_quickly(*pair)
+        assert quick is not None and quick.is_correct == grade_slowly(*pair).is_correct
 
 
 def test_importing_the_room_imports_no_sympy():

@@ -41,7 +41,9 @@ def test_no_text_makes_it_fail(text):
     assert answer is None or (answer and answer in text)
 
 
-@pytest.mark.parametrize("piece", ["\\boxed{", "the answer is ", "answer", "the answer is $", "#### ", "1,", "$", " ", "*"])
+@pytest.mark.parametrize(
+    "piece", ["\\boxed{", "the answer is ", "answer", "the answer is $", "#### ", "1,", "$", " ", "*"]
+)
 def test_a_long_text_takes_no_time(piece):
     began = time.process_time()
     extract_answer(piece * (500_000 // len(piece)), last_number=True)

@@ -144,7 +144,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     peaks = []
     for count in (5_000, 50_000):
         pairs = write_pairs(
-            tmp_path / f"{count}.jsonl", [{"expected": "x" * 1000, "predicted": "y" * 1000 + str(n)} for n in range(count)]
+            tmp_path / f"{count}.jsonl",
+            [{"expected": "x" * 1000, "predicted": "y" * 1000 + str(n)} for n in range(count)],
         )
         done = subprocess.run(
             [sys.executable, "-c", script, str(pairs), str(tmp_path / f"{count}.out")],

@@ -20,7 +20,18 @@ def equal():
 
 
 def test_equal_answers_vote_together_whatever_their_spelling(equal):
-    answers = ["7", r"\frac{1}{2}", "0.5", r"\dfrac12", "7", r"\sqrt{8}", r"2\sqrt{2}", r"\sqrt 8", r"\frac{4}{\sqrt2}", None]
+    answers = [
+        "7",
+        r"\frac{1}{2}",
+        "0.5",
+        r"\dfrac12",
+        "7",
+        r"\sqrt{8}",
+        r"2\sqrt{2}",
+        r"\sqrt 8",
+        r"\frac{4}{\sqrt2}",
+        None,
+    ]
     (classes,) = answer_classes([answers], equal)
 
     assert [(each.answer, each.members) for each in classes] == [
@@ -71,7 +82,9 @@ def test_questions_about_one_problem_are_bounded():
     assert len(classes) == 200 and len(asked) == MOST_QUESTIONS
 
 
-@given(st.lists(st.one_of(st.none(), st.integers(0, 5).map(str), st.integers(0, 5).map(lambda n: f"{n}.0")), max_size=40))
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 5).map(str), st.integers(0, 5).map(lambda n: f"{n}.0")), max_size=40)
+)
 def test_every_answer_votes_once_and_classes_are_those_of_the_values(answers):
     (classes,) = answer_classes([answers], refuse)
 
