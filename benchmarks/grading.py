@@ -1,9 +1,9 @@
 """Pairs per CPU-second of the grader beside plain math-verify, in one run: python benchmarks/grading.py DATA [PAIRS]
 
 DATA: a folder with benchmarks as SET/SPLIT.jsonl.gz (`expected_answer`) and recorded solutions of models. Half of the
-pairs are answers of models beside the gold answer; half are gold answers of MATH, each with 16 predictions as samples of
-one problem give them: 12 right ones in three common spellings, and two other problems' answers of the same kind, twice
-each. Both graders run in a
+pairs are answers of models beside the gold answer; half are gold answers of MATH, each with 32 predictions, the number
+of samples that OpenMathInstruct-2 drew for a problem: 24 right ones in three common spellings, and two other problems'
+answers of the same kind, four times each. Both graders run in a
 process of their own, on the same pairs in the same order, after 2,000 other pairs that warm the parser's tables. Every
 pair that the two judge differently is listed.
 """
@@ -72,9 +72,9 @@ def pairs_of_gold(data: Path, count: int, chance: random.Random) -> list[tuple[s
     for answer in gold:
         of_kind.setdefault(kind(answer), []).append(answer)
     pairs = []
-    for answer in chance.sample(gold, count // 16):
+    for answer in chance.sample(gold, count // 32):
         wrong = [chance.choice(of_kind[kind(answer)]) for _ in range(2)]
-        pairs += [(predicted, answer) for predicted in spellings(answer) * 4 + wrong * 2]
+        pairs += [(predicted, answer) for predicted in spellings(answer) * 8 + wrong * 4]
     return chance.sample(pairs, len(pairs))
 
 
@@ -117,7 +117,7 @@ def report(name: str, warm: list[tuple[str, str]], pairs: list[tuple[str, str]])
 
 
 def main() -> None:
-    data, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 12000
+    data, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 9600
     chance = random.Random(SEED)
     gold, models = pairs_of_gold(data, count // 2, chance), pairs_of_models(data, count // 2, chance)
     warm = pairs_of_gold(data, WARM, chance)

@@ -12,7 +12,7 @@ from collections import Counter
 from mathmill.grading import GradingPool
 from mathmill.grading.vote import equal_by, majority
 
-PROBLEMS, SAMPLES = 500, 256
+PROBLEMS, SAMPLES = 5000, 256
 
 
 def spelled(number: int, is_expression: bool, chance: random.Random) -> str:

@@ -9,7 +9,7 @@ from mathmill.grading.compare import read
 from mathmill.grading.pairs import grade_all
 from mathmill.grading.pool import GradingPool
 
-MOST_QUESTIONS = 40
+MOST_QUESTIONS = 16
 """About one problem's answers, those with most votes first; spellings that are left then vote for themselves."""
 Equal = Callable[[list[tuple[str, str]]], list[bool]]
 """Which of these pairs are the same answer; asked for many problems' pairs at once."""
