@@ -4,7 +4,7 @@ DATA: a folder with benchmarks as SET/SPLIT.jsonl.gz (`expected_answer`) and rec
 pairs are answers of models beside the gold answer; half are gold answers of MATH, each with 32 predictions, the number
 of samples that OpenMathInstruct-2 drew for a problem: 24 right ones in three common spellings, and two other problems'
 answers of the same kind, four times each. Both graders run in a
-process of their own, on the same pairs in the same order, after 2,000 other pairs that warm the parser's tables. Every
+process of their own, on the same pairs in the same order, after 6,400 other pairs that warm the parser's tables. Every
 pair that the two judge differently is listed.
 """
 
@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 SEED = 1
-WARM = 2000
+WARM = 6400
 PEER = """
 import json, logging, sys, time
 from math_verify import parse, verify

@@ -136,13 +136,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     """Peak of the process over 10 times as many rows, each pair new, stays within what the bounded caches take."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     script = (
-        "import resource, sys; from pathlib import Path; from mathmill.grading import GradingPool;"
+        "import sys; from pathlib import Path; from mathmill.grading import GradingPool;"
         "from mathmill.grading.pairs import grade_file;"
         "grade_file(Path(sys.argv[1]), Path(sys.argv[2]), GradingPool(), 'default');"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     peaks = []
-    for count in (5_000, 50_000):
+    for count in (2_000, 20_000):
         pairs = write_pairs(
             tmp_path / f"{count}.jsonl",
             [{"expected": "x" * 1000, "predicted": "y" * 1000 + str(n)} for n in range(count)],
