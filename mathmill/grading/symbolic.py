@@ -114,16 +114,6 @@ def equal_within(predicted: str, expected: str, tolerance: float) -> bool:
     return bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
 
 
-def value_of(answer: str) -> float | None:
-    """The size of an expression at a fixed point; None where it has no value. For sorting answers, not for judging them."""
-    expression = _parsed(answer)[0]
-    try:
-        value = _value(expression, 1) if _has_value(expression) else None
-        return None if value is None else float(abs(value))
-    except Exception:  # whatever SymPy raises
-        return None
-
-
 @lru_cache(KNOWN_EXPRESSIONS)
 def _parsed(answer: str) -> list[Any]:
     """The expression, where math-verify's LaTeX grammar reads one (it evaluates nothing), and the text."""
