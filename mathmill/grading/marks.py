@@ -8,7 +8,10 @@ from mathmill.grading.units import NO_UNIT, SHORT_UNITS, unit_name
 from mathmill.records import Grade
 
 _IN_BASE = re.compile(r"(?P<sign>-?)(?P<digits>[0-9A-F]+)_\s*(?:\{\s*(?P<braced>[0-9]{1,2})\s*\}|(?P<bare>[0-9]))")
-_PLAIN_NUMERAL = re.compile(r"-?[0-9][0-9A-F]*")
+_PLAIN_NUMERAL = re.compile(
+    r"-?\\?\$?[0-9][0-9A-F]*\s*(?:\^\s*\{?\\circ\}?|\\?%|\\(?:text|mbox|mathrm)\s*\{.*|[a-z].*)?", re.DOTALL
+)
+"""Also with a mark or a unit behind it."""
 _MARKED = re.compile(
     r"(?P<body>.*(?:[0-9})\]]|\\pi))\s*"
     r"(?:\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}|(?P<words>[A-Za-z][A-Za-z. /]*))(?:\^(?:\{[23]\}|[23]))?",

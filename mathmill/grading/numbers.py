@@ -25,6 +25,7 @@ _FRAC = re.compile(
 )
 _CURRENCY = re.compile(r"(?P<sign>[+-]?)\s*\\?\$\s*(?P<rest>.+)", re.DOTALL)
 _PERCENT = re.compile(r"(?P<rest>.+?)\s*(?:\\?%|percent|\\text\{\s*percent\s*\})", re.DOTALL | re.IGNORECASE)
+_DEGREES = re.compile(r"(?P<rest>.*[0-9.}])\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)", re.DOTALL)
 _UNIT = re.compile(
     r"(?P<rest>.*[0-9.}])"
     r"(?:(?:\\[ ,;:!]|~|\s)*\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}(?:\^(?:\{[23]\}|[23]))?"
@@ -63,7 +64,9 @@ def read_number(text: str) -> PlainNumber | None:
         if mark:
             return None
         mark, text = "%", found["rest"]
-    if found := _UNIT.fullmatch(text):
+    if found := _DEGREES.fullmatch(text):
+        unit, text = "degree", found["rest"]
+    elif found := _UNIT.fullmatch(text):
         unit = unit_name(found["latex"] or found["words"] or "")
         times, unit = split_multiplier(unit)
         if not NO_UNIT.isdisjoint(unit.split()):
@@ -108,6 +111,8 @@ def same_number(one: PlainNumber, other: PlainNumber, policy: Policy) -> bool:
     if one.unit != other.unit and ((one.unit and other.unit) or not policy.units):
         return False
     marks = {one.mark, other.mark}
+    if "$" in marks and any(each.unit and not each.mark for each in (one, other)):
+        return False
     if marks == {"$", "%"} or ("%" in marks and one.unit != other.unit) or (marks == {"$", ""} and not policy.currency):
         return False
     scales = [Fraction(1)]
