@@ -49,12 +49,17 @@ class Run:
 
 def check_run_name(name: str) -> None:
     """UserError where a run's name cannot be a folder's, a job's and a word of a command everywhere."""
+    check_folder_name("--run", name)
+
+
+def check_folder_name(flag: str, name: str) -> None:
+    """UserError, which names the flag, where a name cannot be a folder's and a word of a command everywhere."""
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UserError(f"--run {name!r}: letters, digits, . _ - only")
+        raise UserError(f"{flag} {name!r}: letters, digits, . _ - only")
     if name[0] in ".-":
-        raise UserError(f"--run {name!r}: must not start with {name[0]}")
+        raise UserError(f"{flag} {name!r}: must not start with {name[0]}")
     if len(name) > 100:
-        raise UserError(f"--run: a name has at most 100 characters, not {len(name)}")
+        raise UserError(f"{flag}: a name has at most 100 characters, not {len(name)}")
 
 
 def find_run(name: str | None, runs_folder: Path = Path("runs")) -> Run:

@@ -1,80 +1,118 @@
-"""Is this answer that answer, and by which rule: text, number, guard, symbolic."""
+"""Is this answer that answer, and by which rule: from the cheapest rule that can tell to the second look."""
 
-import re
+from dataclasses import dataclass
+from functools import lru_cache
 
 from mathmill.grading.guard import too_costly
 from mathmill.grading.marks import by_marks
-from mathmill.grading.numbers import read_number, same_number
+from mathmill.grading.numbers import PlainNumber, read_number, same_number
+from mathmill.grading.parts import by_numbers
 from mathmill.grading.policy import Policy, policy_named
+from mathmill.grading.spelling import tight, trimmed
 from mathmill.records import Grade
 
-_PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_SPELLINGS = ((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\left", ""), (r"\right", ""))
-_SPELLING = re.compile("|".join(re.escape(old) + "(?![a-z])" for old, _ in _SPELLINGS))
+KNOWN_READINGS = 1 << 15
+LONGEST_KNOWN = 200
+"""Characters: longer answers are read anew each time, so that what is kept in memory is bounded."""
+LONGEST_TIGHTENED = 10_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the quick rules see in an answer."""
+
+    text: str
+    key: str
+    """Answers with the same key are the same answer."""
+    number: PlainNumber | None
+    is_costly: bool
 
 
 def grade(predicted: str | None, expected: str | None, policy: str = "default") -> Grade:
     """Compare two answers in this process. Unbounded in time for hostile text: `GradingPool` bounds it.
 
     Rules: `no-answer`, `no-expected`, `text` (also where units, bases or times of the day tell), `number`, `guard` (too
-    costly for SymPy, compared as text), `symbolic`, `crash` (the comparison failed: could not tell).
+    costly for SymPy, compared as text), `symbolic` (math-verify), `second-look:RULE`, `crash` (the comparison failed:
+    could not tell); under the policy `omi1` also `close` and `parts`.
     """
     found = grade_quickly(predicted, expected, policy)
     if found is None:
         assert predicted is not None and expected is not None
-        found = grade_symbolically(predicted, expected)
+        found = grade_slowly(predicted, expected, policy)
     return found
 
 
 def grade_quickly(predicted: str | None, expected: str | None, policy: str = "default") -> Grade | None:
     """The verdict of the rules that take microseconds; None where only SymPy can tell."""
-    marks = policy_named(policy)
-    predicted, expected = trimmed(predicted or ""), trimmed(expected or "")
-    if not expected:
+    rules = policy_named(policy)
+    one, other = read(predicted or ""), read(expected or "")
+    if not other.text:
         return Grade(is_correct=None, rule="no-expected")
-    if not predicted:
+    if not one.text:
         return Grade(is_correct=False, rule="no-answer")
-    if predicted == expected:
+    if one.text == other.text:
         return Grade(is_correct=True, rule="text")
-    return _by_number(predicted, expected, marks) or _by_guard(predicted, expected) or by_marks(predicted, expected)
+    if rules.published:
+        from mathmill.grading.omi1 import grade_as_published
+
+        return grade_as_published(one.text, other.text)
+    return (
+        _by_number(one, other, rules)
+        or _by_text(one, other)
+        or by_marks(one.text, other.text, rules)
+        or _by_parts(one, other, rules)
+    )
 
 
-def grade_symbolically(predicted: str, expected: str) -> Grade:
-    """The verdict of math-verify; `crash` where it failed. Imports SymPy."""
-    from mathmill.grading.symbolic import equal
+def grade_slowly(predicted: str, expected: str, policy: str = "default") -> Grade:
+    """The verdict of math-verify and of the second look; `crash` where they failed. Imports SymPy."""
+    from mathmill.grading.omi1 import TOLERANCE
+    from mathmill.grading.second_look import look_again, withdraw
+    from mathmill.grading.symbolic import equal, equal_within
 
+    rules = policy_named(policy)
     predicted, expected = trimmed(predicted), trimmed(expected)
     try:
-        return Grade(is_correct=equal(predicted, expected), rule="symbolic")
+        if equal(predicted, expected) and (rules.published or not withdraw(predicted, expected, policy)):
+            return Grade(is_correct=True, rule="symbolic")
+        if rules.published:
+            is_close = equal_within(predicted, expected, TOLERANCE)
+            return Grade(is_correct=is_close, rule="close" if is_close else "symbolic")
+        rule = look_again(predicted, expected, policy)
     except (MemoryError, RecursionError):
         return Grade(is_correct=None, rule="crash")
+    return Grade(is_correct=rule is not None, rule=f"second-look:{rule}" if rule else "symbolic")
 
 
-def trimmed(answer: str) -> str:
-    r"""The answer without what changes nothing: space, dollars and a full stop around it, `\left`, `\dfrac`."""
-    answer = _without_stop(answer)
-    for opening, closing in _PAIRS:
-        if len(answer) > len(opening + closing) and answer.startswith(opening) and answer.endswith(closing):
-            inner = answer[len(opening) : -len(closing)]
-            if closing not in inner and not inner.endswith("\\"):
-                answer = _without_stop(inner)
-    answer = _SPELLING.sub(lambda found: dict(_SPELLINGS)[found.group()], answer)
-    return " ".join(answer.split())
+def read(answer: str) -> Reading:
+    """What the quick rules see in this answer; short answers are read once."""
+    return _known(answer) if len(answer) <= LONGEST_KNOWN else _read(answer)
 
 
-def _without_stop(answer: str) -> str:
-    answer = answer.strip()
-    return answer[:-1].rstrip() if answer.endswith(".") and not answer.endswith("..") else answer
+def _read(answer: str) -> Reading:
+    text = trimmed(answer)
+    number = read_number(text)
+    key = text if number or len(text) > LONGEST_TIGHTENED else tight(text)
+    return Reading(text, key, number, number is None and too_costly(text))
 
 
-def _by_number(predicted: str, expected: str, policy: Policy) -> Grade | None:
-    one, other = read_number(predicted, policy), read_number(expected, policy)
-    if one is None or other is None:
+_known = lru_cache(KNOWN_READINGS)(_read)
+
+
+def _by_number(one: Reading, other: Reading, policy: Policy) -> Grade | None:
+    if one.number is None or other.number is None:
         return None
-    return Grade(is_correct=same_number(one, other), rule="number")
+    return Grade(is_correct=same_number(one.number, other.number, policy), rule="number")
 
 
-def _by_guard(predicted: str, expected: str) -> Grade | None:
-    if too_costly(predicted) or too_costly(expected):
+def _by_text(one: Reading, other: Reading) -> Grade | None:
+    if one.key == other.key:
+        return Grade(is_correct=True, rule="text")
+    if one.is_costly or other.is_costly:
         return Grade(is_correct=False, rule="guard")
     return None
+
+
+def _by_parts(one: Reading, other: Reading, policy: Policy) -> Grade | None:
+    verdict = by_numbers(one.text, other.text, policy)
+    return None if verdict is None else Grade(is_correct=verdict, rule="number")

@@ -1,17 +1,17 @@
 """Plain numbers as people, LaTeX and Python print them, read exactly and without SymPy."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mathmill.grading.policy import Policy
-from mathmill.grading.units import NO_UNIT, ONE_LETTER, unit_name
+from mathmill.grading.units import NO_UNIT, ONE_LETTER, split_multiplier, unit_name
 
 MAX_LENGTH = 400
 """Longer texts are no plain numbers (a bound on the cost of exact arithmetic)."""
+MOST_EXACT_DIGITS = 6
+"""Digits after the point from which on a decimal may stand for a number that it only approaches."""
 FLOAT_NOISE = Fraction(1, 10**9)
-LEAST_DIGITS = 6
-"""A decimal stands for a number that it only approaches from this many digits on, both after the point and in all."""
 
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,|\\!,|,\\!)[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<whole>{_DIGITS})?(?:\.(?P<part>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]{{1,3}}))?")
@@ -25,6 +25,7 @@ _FRAC = re.compile(
 )
 _CURRENCY = re.compile(r"(?P<sign>[+-]?)\s*\\?\$\s*(?P<rest>.+)", re.DOTALL)
 _PERCENT = re.compile(r"(?P<rest>.+?)\s*(?:\\?%|percent|\\text\{\s*percent\s*\})", re.DOTALL | re.IGNORECASE)
+_DEGREES = re.compile(r"(?P<rest>.*[0-9.}])\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)", re.DOTALL)
 _UNIT = re.compile(
     r"(?P<rest>.*[0-9.}])"
     r"(?:(?:\\[ ,;:!]|~|\s)*\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}(?:\^(?:\{[23]\}|[23]))?"
@@ -46,24 +47,35 @@ class PlainNumber:
     """`%`, `$` or nothing."""
     unit: str
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is its value alone: no mark, no unit, not of so many digits that it may be a rounded number."""
+        return not self.mark and not self.unit and (self.decimals is None or self.decimals < MOST_EXACT_DIGITS)
 
-def read_number(text: str, policy: Policy) -> PlainNumber | None:
+
+def read_number(text: str) -> PlainNumber | None:
     """The number that the whole text is, or None. `text` has been trimmed already."""
     if not text or len(text) > MAX_LENGTH:
         return None
-    mark = unit = ""
-    if policy.currency and (found := _CURRENCY.fullmatch(text)):
+    mark, unit, times = "", "", 1
+    if found := _CURRENCY.fullmatch(text):
         mark, text = "$", found["sign"] + found["rest"]
-    if policy.percent and (found := _PERCENT.fullmatch(text)):
+    if found := _PERCENT.fullmatch(text):
         if mark:
             return None
         mark, text = "%", found["rest"]
-    if policy.units and (found := _UNIT.fullmatch(text)):
+    if found := _DEGREES.fullmatch(text):
+        unit, text = "degree", found["rest"]
+    elif found := _UNIT.fullmatch(text):
         unit = unit_name(found["latex"] or found["words"] or "")
+        times, unit = split_multiplier(unit)
         if not NO_UNIT.isdisjoint(unit.split()):
             return None
         text = found["rest"]
-    return _exact(text.strip().replace("\u2212", "-"), mark, unit)
+    if unit.startswith("dollar"):
+        mark, unit = mark or "$", unit[len("dollar") :].strip()
+    number = _exact(text.strip(), mark, unit)
+    return number if number is None or times == 1 else replace(number, value=number.value * times)
 
 
 def _exact(text: str, mark: str, unit: str) -> PlainNumber | None:
@@ -94,23 +106,30 @@ def _integer(text: str) -> int:
     return int(re.sub(r"[^0-9-]", "", text))
 
 
-def same_number(one: PlainNumber, other: PlainNumber) -> bool:
+def same_number(one: PlainNumber, other: PlainNumber, policy: Policy) -> bool:
     """Equal exactly; or one is a decimal of many digits that the other rounds or cuts to. Integers are never near."""
-    if (one.mark and other.mark and one.mark != other.mark) or (one.unit and other.unit and one.unit != other.unit):
+    if one.unit != other.unit and ((one.unit and other.unit) or not policy.units):
         return False
-    if one.mark == "%" and other.mark == "":
-        return _near(one, other, Fraction(1)) or _near(one, other, Fraction(1, 100))
-    if other.mark == "%" and one.mark == "":
-        return same_number(other, one)
-    return _near(one, other, Fraction(1))
+    marks = {one.mark, other.mark}
+    if "$" in marks and any(each.unit and not each.mark for each in (one, other)):
+        return False
+    if marks == {"$", "%"} or ("%" in marks and one.unit != other.unit) or (marks == {"$", ""} and not policy.currency):
+        return False
+    scales = [Fraction(1)]
+    if marks == {"%", ""}:
+        one, other = (one, other) if one.mark else (other, one)
+        scales = [Fraction(1, 100), Fraction(1)] if policy.percent else [Fraction(1, 100)]
+    return any(_near(one, other, scale, policy.decimal_digits) for scale in scales)
 
 
-def _near(one: PlainNumber, other: PlainNumber, scale: Fraction) -> bool:
+def _near(one: PlainNumber, other: PlainNumber, scale: Fraction, least_digits: int | None) -> bool:
     mine = one.value * scale
     if mine == other.value:
         return True
+    if least_digits is None:
+        return False
     tolerances = [Fraction(0)]
     for number in (one, other):
-        if number.decimals is not None and number.decimals >= LEAST_DIGITS and number.digits >= LEAST_DIGITS:
+        if number.decimals is not None and number.decimals >= least_digits and number.digits >= least_digits:
             tolerances += [Fraction(1, 10**number.decimals), FLOAT_NOISE * abs(other.value)]
     return abs(mine - other.value) <= max(tolerances)

@@ -12,13 +12,16 @@ from typing import cast
 
 from pebble import ProcessPool
 
-from mathmill.grading.compare import grade_quickly, grade_symbolically
+from mathmill.grading.compare import grade_quickly, grade_slowly
+from mathmill.grading.policy import policy_named
 from mathmill.parent import die_with_parent, hide_environment
 from mathmill.records import Grade
 
 ANSWERS_A_WORKER = 2000
 """After so many a worker is replaced: SymPy's caches only grow."""
 KNOWN_VERDICTS = 200_000
+LONGEST_REMEMBERED = 300
+"""Characters of a pair: the verdict of a longer one is not kept, so that what is remembered stays below 200 MB."""
 
 
 class GradingPool:
@@ -26,16 +29,28 @@ class GradingPool:
 
     def __init__(self, workers: int = 2, timeout_s: float = 10.0, memory_mb: int = 1024, policy: str = "default"):
         """`timeout_s`: wall seconds one comparison may take; `memory_mb`: address space of one worker."""
+        policy_named(policy)
         self._workers, self._timeout_s, self._memory_mb, self._policy = workers, timeout_s, memory_mb, policy
         self._pool: ProcessPool | None = None
-        self._asked: OrderedDict[tuple[str, str], Future[Grade]] = OrderedDict()
+        self._known: OrderedDict[tuple[str | None, str | None], Grade] = OrderedDict()
+        self._asked: dict[tuple[str, str], Future[Grade]] = {}
 
     async def grade(self, predicted: str | None, expected: str | None) -> Grade:
         """The verdict; `timeout` and `crash` mean that nobody could tell. Identical pairs are compared once."""
-        quick = grade_quickly(predicted, expected, self._policy)
-        if quick is not None:
-            return quick
-        pair = cast(tuple[str, str], (predicted, expected))
+        return self.grade_now(predicted, expected) or await self._slowly(cast(str, predicted), cast(str, expected))
+
+    def grade_now(self, predicted: str | None, expected: str | None) -> Grade | None:
+        """The verdict that is known already or takes microseconds; None where a worker must be asked."""
+        pair = predicted, expected
+        verdict = self._known.get(pair)
+        if verdict is None:
+            verdict = grade_quickly(predicted, expected, self._policy)
+            if verdict is not None:
+                self._remember(pair, verdict)
+        return verdict
+
+    async def _slowly(self, predicted: str, expected: str) -> Grade:
+        pair = predicted, expected
         asked = self._asked.get(pair)
         if asked is None:
             try:
@@ -43,24 +58,32 @@ class GradingPool:
             except (RuntimeError, OSError):  # the process that forks the workers was killed, and the pool with it
                 self._discard_pool()
                 return Grade(is_correct=None, rule="crash")
-            while len(self._asked) > KNOWN_VERDICTS:
-                self._asked.popitem(last=False)
         try:
-            return await asyncio.shield(asyncio.wrap_future(asked))
+            verdict = await asyncio.shield(asyncio.wrap_future(asked))
         except (FutureTimeout, asyncio.TimeoutError, TimeoutError):
-            return Grade(is_correct=None, rule="timeout")
+            verdict = Grade(is_correct=None, rule="timeout")
         except asyncio.CancelledError:
             if not asked.cancelled():
                 raise
-            return Grade(is_correct=None, rule="crash")
+            verdict = Grade(is_correct=None, rule="crash")
         except Exception:
-            self._asked.pop(pair, None)
-            return Grade(is_correct=None, rule="crash")
+            verdict = Grade(is_correct=None, rule="crash")
+        self._asked.pop(pair, None)
+        if verdict.rule != "crash":  # the next one who asks may be luckier
+            self._remember(pair, verdict)
+        return verdict
+
+    def _remember(self, pair: tuple[str | None, str | None], verdict: Grade) -> None:
+        if len(pair[0] or "") + len(pair[1] or "") <= LONGEST_REMEMBERED:
+            self._known[pair] = verdict
+            if len(self._known) > KNOWN_VERDICTS:
+                self._known.popitem(last=False)
 
     def close(self) -> None:
         """End the workers; comparisons in flight end as `crash`."""
         self._discard_pool()
         self._asked.clear()
+        self._known.clear()
 
     def _discard_pool(self) -> None:
         """End the pool; the next comparison starts another one."""
@@ -83,7 +106,7 @@ class GradingPool:
                 initargs=(self._memory_mb,),
                 context=context,
             )
-        return self._pool.schedule(grade_symbolically, args=(predicted, expected), timeout=self._timeout_s)
+        return self._pool.schedule(grade_slowly, args=(predicted, expected, self._policy), timeout=self._timeout_s)
 
 
 def _prepare_worker(memory_mb: int) -> None:

@@ -1,10 +1,8 @@
 """Names of units: which words are one, and which of them are the same."""
 
-_NO_UNIT_WORDS = (
-    "and or to pi sqrt log ln sin cos tan hundred thousand million billion trillion dozen half third quarter percent "
-    "mod factorial base negative"
-)
+_NO_UNIT_WORDS = "and or to pi sqrt log ln sin cos tan half third quarter percent mod factorial base negative"
 NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
+MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SPELLINGS = {
     "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
     "g": "gram", "kg": "kilogram kilo", "mg": "milligram", "l": "liter litre", "ml": "milliliter millilitre",
@@ -25,3 +23,9 @@ def unit_name(words: str) -> str:
 def _one_word(word: str) -> str:
     singular = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
     return _SHORT.get(word) or _SHORT.get(singular) or singular
+
+
+def split_multiplier(unit: str) -> tuple[int, str]:
+    """`million dollar` is a million and the unit `dollar`."""
+    first, _, rest = unit.partition(" ")
+    return (MULTIPLIERS[first], rest) if first in MULTIPLIERS else (1, unit)

@@ -93,10 +93,10 @@ def _tree(members: Iterator[tuple[str, str, bytes]]) -> dict[str, list[tuple[str
 
 
 def _problem(where: str, row: _Row, split: str, index: int, empty: set[str]) -> Problem:
-    from mathmill.grading.extract import extract_answer
+    from mathmill.grading.extract import last_box
 
     solution = row.solution if row.solution is not None else row.reference_solution
-    answer = (row.expected_answer or "").strip() or extract_answer(solution or "")
+    answer = (row.expected_answer or "").strip() or last_box(solution or "")
     if "####" in (solution or "") or (row.level is None and row.subject is None and row.type is None):
         raise UserError(f"{where}: rows look like GSM8K, not MATH (a row of MATH has level and type, and no ####)")
     if not row.problem.strip():

@@ -1,29 +1,50 @@
 """Is this answer that answer."""
 
-import json
 import os
 import subprocess
 import sys
-import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathmill.errors import UserError
 from mathmill.grading import grade
-from mathmill.grading.compare import grade_quickly, grade_symbolically
-from mathmill.grading.numbers import LEAST_DIGITS
+from mathmill.grading.compare import grade_quickly, grade_slowly
+from mathmill.grading.policy import POLICIES
 
-TABLE = Path(__file__).parents[1] / "cases" / "grading.jsonl"
-CASES = [json.loads(line) for line in TABLE.read_text().splitlines()]
+TABLES = sorted((Path(__file__).parents[1] / "cases" / "grading").glob("*.yaml"))
+SYMBOLIC = {"constants", "expressions", "heads_and_equations", "intervals", "lists", "matrices", "tuples"}
+"""Tables whose rows need SymPy, a minute of it on a busy machine."""
+VERDICTS = {"same": True, "different": False}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['predicted']}~{case['expected']}"[:40])
-def test_the_verdict_is_what_the_table_says(case):
-    verdict = grade(case["predicted"], case["expected"])
-    assert (verdict.is_correct, verdict.rule) == (case["is_correct"], case["rule"])
+def rows(table: Path) -> list[tuple[str, str, bool, str | None]]:
+    """Predicted and expected answer, whether they are the same, and the rule where it is part of the claim."""
+    return [(row[0], row[1], VERDICTS[row[2]], *row[3:], None)[:4] for row in yaml.safe_load(table.read_text())]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [pytest.param(table, marks=[pytest.mark.slow] * (table.stem in SYMBOLIC), id=table.stem) for table in TABLES],
+)
+def test_every_row_of_the_table_comes_out(table):
+    wrong = []
+    for predicted, expected, is_same, rule in rows(table):
+        verdict = grade(predicted, expected)
+        if verdict.is_correct is not is_same or rule not in (None, verdict.rule):
+            wrong.append((predicted, expected, verdict))
+
+    assert wrong == []
+
+
+def test_the_tables_are_many_and_in_balance():
+    every = [is_same for table in TABLES for _, _, is_same, _ in rows(table)]
+
+    assert len(every) >= 600 and 0.4 < sum(every) / len(every) < 0.6
 
 
 @settings(max_examples=50)
@@ -37,7 +58,7 @@ def test_integers_are_equal_only_to_themselves(one, other):
 def test_a_float_that_python_prints_equals_the_fraction_it_came_from(over, under):
     printed = repr(over / under)
     verdict = grade_quickly(printed, rf"\frac{{{over}}}{{{under}}}").is_correct
-    assert verdict or len(printed.split(".")[-1]) < LEAST_DIGITS or "e" in printed
+    assert verdict or len(printed.split(".")[-1]) < (POLICIES["default"].decimal_digits or 0) or "e" in printed
 
 
 @settings(max_examples=50)
@@ -62,40 +83,32 @@ def test_a_missing_answer_is_wrong_and_a_missing_gold_answer_cannot_be_told():
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="default, strict"):
+    with pytest.raises(UserError, match="default, omi1, strict"):
         grade("1", "1", policy="loose")
-    assert grade("50%", "50", policy="default").is_correct
-    assert not grade("50%", "5", policy="strict").is_correct
 
 
-@pytest.mark.parametrize(
-    "answer",
-    ["9**9**9**9", "9^{9^{9^9}}", "(((99!)!)!)", "10^{99999999}", "(" * 900 + "1" + ")" * 900, "9" * 5000, "1+" * 5000,
-     "{" * 999, "\\frac" * 150, "5\0", "3^{3^{3^{3}}}", "\\sum_{k=1}^{999999999} k", "99999999!"],
-)  # fmt: skip
-def test_a_costly_answer_is_decided_by_its_text_alone_in_no_time(answer):
-    began = time.perf_counter()
-    verdict = grade_quickly(answer, "5")
-    assert verdict is not None and verdict.is_correct is False
-    assert time.perf_counter() - began < 0.1
+@pytest.mark.parametrize("policy", ["default", "strict", "omi1"])
+def test_a_policy_forgives_what_it_says_and_no_more(policy):
+    place = 2 + ["default", "strict", "omi1"].index(policy)
+    table = yaml.safe_load((TABLES[0].parents[1] / "policies.yaml").read_text())
+    verdicts = [(row[0], row[1], VERDICTS[row[place]], grade(row[0], row[1], policy)) for row in table]
+
+    assert [row for row in verdicts if row[2] is not row[3].is_correct] == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "__import__('os').system('touch {mark}')",
-        "exec(\"open('{mark}','w')\")",
-        "().__class__.__base__.__subclasses__()",
-        "$__import__('pathlib').Path('{mark}').touch()$",
-        "\\boxed{{open('{mark}','w')}}",
-        "[open('{mark}','w') for x in 1]",
-    ],
-)
-def test_no_answer_is_ever_executed(code, tmp_path):
-    mark = tmp_path / "mark"
-    grade_symbolically(code.replace("{mark}", str(mark)), "5")
-    grade_symbolically("5", code.replace("{mark}", str(mark)))
-    assert not mark.exists()
+QUICK = st.integers(-(10**6), 10**6) | st.fractions(max_denominator=99) | st.decimals(-99, 99, places=2)
+
+
+def written(number) -> str:
+    return rf"\frac{{{number.numerator}}}{{{number.denominator}}}" if isinstance(number, Fraction) else str(number)
+
+
+@settings(max_examples=60)
+@given(QUICK, QUICK)
+def test_the_quick_rules_and_math_verify_agree_on_plain_numbers(one, other):
+    for pair in ((written(one), written(other)), (written(one), written(one))):
+        quick = grade_quickly(*pair)
+        assert quick is not None and quick.is_correct == grade_slowly(*pair).is_correct
 
 
 def test_importing_the_room_imports_no_sympy():

@@ -1,0 +1,192 @@
+"""What is asked once math-verify said no: rules that rewrite two answers into ones that can be compared."""
+
+import re
+from collections.abc import Callable
+
+from mathmill.grading.intervals import as_interval
+from mathmill.grading.marks import split_unit
+from mathmill.grading.numbers import read_number
+from mathmill.grading.parts import Same, bracketed, items, same_items
+from mathmill.grading.policy import Policy, policy_named
+from mathmill.grading.spelling import tight
+
+Rule = Callable[[str, str, Policy, Same], bool]
+DEPTH = 3
+"""How often an answer may be rewritten: a head, then a list, then an item of it."""
+
+_NAME = r"(?:\\?[A-Za-z]+|\\(?:text|mathrm|angle)\s*\{?[A-Za-z ]+\}?|\|[A-Z]+\||\([a-z](?:,\s*[a-z])*\))"
+_HEAD = re.compile(
+    rf"(?P<name>{_NAME}'?(?:_\{{?[A-Za-z0-9]+\}}?)?(?:\^\{{-1\}})?(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?)\s*"
+    r"(?:=|\\approx|\\in(?![A-Za-z]))(?P<rest>[^=]+)"
+)
+_ANNOUNCED = re.compile(r"(?:=|\\approx|\\implies|\\text\s*\{[^{}]*(?:is|are|:|=)\s*\})\s*(?P<rest>.+)", re.DOTALL)
+_CHOICE = re.compile(r"\(?(?P<letter>[A-H])\)?")
+_CHOSEN = re.compile(
+    r"(?:\\text(?:bf|rm)?\s*\{)?(?:\((?P<bracketed>[A-Ha-h])\)|(?P<bare>[A-H])(?=[).:]))[).:]?\}?"
+    r"(?:\s*(?=[0-9$\\-]|[A-Za-z]{2})(?P<rest>.*))?",
+    re.DOTALL,
+)
+_OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)")
+_ASSIGNMENT = re.compile(r"([A-Za-z])\s*=\s*([^=]+)")
+
+
+def look_again(predicted: str, expected: str, policy: str, depth: int = DEPTH) -> str | None:
+    """The name of the rule under which the two are the same answer; None where there is none."""
+
+    def same(one: str, other: str) -> bool:
+        return _same(one.strip(), other.strip(), policy, depth - 1)
+
+    if depth:
+        for name, rule in RULES.items():
+            if rule(predicted, expected, policy_named(policy), same):
+                return name
+    return None
+
+
+def withdraw(predicted: str, expected: str, policy: str) -> bool:
+    """Whether math-verify's yes is not to be believed: it reads bare lists as sets (`1,1,2` equals `1,2,2`) and forgets
+    which brackets stand around what is no interval (`(2,1)` equals `[2,1]`)."""
+
+    def same(one: str, other: str) -> bool:
+        return _same(one.strip(), other.strip(), policy, DEPTH - 1)
+
+    one, other = bracketed(predicted), bracketed(expected)
+    if one and other:
+        return one[0] != other[0]
+    mine, theirs = items(predicted), items(expected)
+    if not 1 < len(mine) == len(theirs) or "{" in predicted[:2] + expected[:2]:
+        return False
+    return not same_items(mine, theirs, policy_named(policy), same)
+
+
+def _same(predicted: str, expected: str, policy: str, depth: int) -> bool:
+    from mathmill.grading.compare import grade_quickly
+    from mathmill.grading.symbolic import equal
+
+    verdict = grade_quickly(predicted, expected, policy)
+    if verdict is not None:
+        return verdict.is_correct is True
+    return equal(predicted, expected) or look_again(predicted, expected, policy, depth) is not None
+
+
+def _choice(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """`(C) 12`, `C.` and `\\text{(C)}` where the expected answer is the letter C."""
+    gold, chosen = _CHOICE.fullmatch(tight(expected)), _CHOSEN.fullmatch(predicted)
+    if not gold or not chosen or _OTHER_CHOICE.search(chosen["rest"] or ""):
+        return False
+    return (chosen["bracketed"] or chosen["bare"]).upper() == gold["letter"]
+
+
+def _head(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """`f(x)=`, `x=`, `x \\in` in front of one answer, or the same in front of both."""
+    one, other = _HEAD.fullmatch(predicted), _HEAD.fullmatch(expected)
+    if one and other and tight(one["name"]) != tight(other["name"]):
+        return False
+    rests = one["rest"] if one else predicted, other["rest"] if other else expected
+    return bool(one or other) and same(*rests)
+
+
+def _announced(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """`= 5`, `\\approx 3.14`, `\\text{the area is } 5`: words in front of the predicted answer."""
+    found = _ANNOUNCED.fullmatch(predicted)
+    return found is not None and same(found["rest"], expected)
+
+
+def _unit(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """A unit or words behind one answer, or the same behind both; others were told apart before."""
+    if not policy.units:
+        return False
+    (one, unit), (other, other_unit) = split_unit(predicted), split_unit(expected)
+    return bool(unit or other_unit) and same(one, other)
+
+
+def _degrees(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """Degrees beside radians; or the mark of degrees missing on one side."""
+    one, other = tight(predicted), tight(expected)
+    if (r"^\circ" in one) == (r"^\circ" in other) or re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", one + other):
+        return False
+    with_mark, without = (one, other) if r"^\circ" in one else (other, one)
+    factor = r"\cdot\frac{\pi}{180}" if r"\pi" in without else ""
+    unmarked = with_mark.replace(r"^\circ", factor)
+    return same(unmarked, other) if with_mark is one else same(one, unmarked)
+
+
+def _interval(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """Inequality, set builder and interval."""
+    one, other = as_interval(predicted), as_interval(expected)
+    if (
+        one is None
+        or other is None
+        or (_spaceless(one.text), _spaceless(other.text))
+        == (
+            _spaceless(tight(predicted)),
+            _spaceless(tight(expected)),
+        )
+    ):
+        return False
+    return (not one.name or not other.name or one.name == other.name) and same(one.text, other.text)
+
+
+def _plus_minus(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """`1 \\pm \\sqrt 2` is the list of its two values."""
+    if r"\pm" not in predicted + expected:
+        return False
+    one, other = ([value for item in items(text) for value in _both_signs(item)] for text in (predicted, expected))
+    return same_items(one, other, policy, same)
+
+
+def _list(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """The items of a list that stands without brackets, or in the braces of a set, in any order."""
+    if read_number(expected) or read_number(predicted):
+        return False
+    return same_items(items(predicted), items(expected), policy, same)
+
+
+def _tuple(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
+    """Points, tuples and intervals between the same brackets, item by item; `x=1, y=2` for the point `(1,2)`."""
+    other = bracketed(expected)
+    if other is None:
+        return False
+    one = bracketed(predicted) or _assigned(predicted)
+    return (
+        one is not None
+        and one[0] == other[0]
+        and len(one[1]) == len(other[1]) > 1
+        and all(same(mine, its) for mine, its in zip(one[1], other[1], strict=True))
+    )
+
+
+RULES: dict[str, Rule] = {
+    "choice": _choice,
+    "head": _head,
+    "announced": _announced,
+    "unit": _unit,
+    "degrees": _degrees,
+    "interval": _interval,
+    "plus-minus": _plus_minus,
+    "list": _list,
+    "tuple": _tuple,
+}
+"""In the order in which they are tried; each row of tests/cases/ that needs one names it."""
+
+
+def _both_signs(item: str) -> list[str]:
+    r"""The values of an item with one `\pm`, or with `\pm` and `\mp` that go together."""
+    marks = re.findall(r"\\pm|\\mp", item)
+    if len(marks) != 1 and r"\mp" not in marks:
+        return [item]
+    swapped = item.replace(r"\pm", "-").replace(r"\mp", "+")
+    return [part.strip().removeprefix("+") for part in (item.replace(r"\pm", "+").replace(r"\mp", "-"), swapped)]
+
+
+def _assigned(answer: str) -> tuple[str, list[str]] | None:
+    """`x=1, y=2`, its names in the order of the alphabet, as the point `(1, 2)`."""
+    found = [_ASSIGNMENT.fullmatch(item.strip()) for item in items(answer)]
+    names = [one[1] for one in found if one]
+    if len(names) != len(found) or names != sorted(set(names)):
+        return None
+    return "()", [one[2] for one in found if one]
+
+
+def _spaceless(text: str) -> str:
+    return text.replace(" ", "")
