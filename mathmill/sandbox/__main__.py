@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from mathmill.parent import die_with_parent_if_told
 from mathmill.sandbox import doctor
 from mathmill.sandbox.client import Sandbox
 from mathmill.sandbox.options import CHOICES, TOKEN, SandboxOptions, options_from
+from mathmill.sandbox.result import BlockResult
 from mathmill.sandbox.supervisor import serve
 
 KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "MATHMILL_NODE_DIR", TOKEN,
@@ -27,7 +29,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments[:1] and arguments[0].endswith(".json"):
         arguments = ["serve", "--options", *arguments]
-    flags = _parser().parse_args(arguments or ["serve"])
+    flags = _parser().parse_args(arguments or ["--help"])
     return flags.do(flags)
 
 
@@ -42,9 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     serve_.set_defaults(do=_serve)
     run = commands.add_parser("run", help="run a file's code and show what it prints", description=_run.__doc__)
     run.add_argument("file", help="Python code, or - for standard input; lines '# %%%%' divide it into blocks")
-    run.add_argument("--timeout", type=float, default=10.0, help="seconds a block may take (10)")
-    for name in ("policy", "isolation"):
-        _add_flag(run, name, str, getattr(SandboxOptions(), name))
+    run.add_argument("--timeout", type=float, default=10.0, help="seconds a block may take [10]")
+    for name in ("policy", "isolation", "max_output", "memory_mb"):
+        default = getattr(SandboxOptions(), name)
+        _add_flag(run, name, type(default), default)
     run.set_defaults(do=_run)
     doctor_ = commands.add_parser("doctor", help="which layers hold here, and why not", description=doctor.main.__doc__)
     doctor_.set_defaults(do=lambda flags: doctor.main())
@@ -88,7 +91,8 @@ def _options(path: str) -> dict[str, Any]:
     try:
         return dict(section(path, "sandbox"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
-        raise UserError(f"{path}: no JSON object with a 'sandbox' object can be read there: {problem!r}") from None
+        reason = getattr(problem, "strerror", None) or repr(problem)
+        raise UserError(f"{path}: no JSON object with a 'sandbox' object can be read there: {reason}") from None
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -97,24 +101,30 @@ def _run(flags: argparse.Namespace) -> int:
         code = sys.stdin.read() if flags.file == "-" else Path(flags.file).read_text()
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{flags.file}: cannot be read: {getattr(problem, 'strerror', problem)}") from None
-    given = {name: value for name in ("policy", "isolation") if (value := getattr(flags, name)) is not None}
-    if not flags.timeout > 0:
+    names = ("policy", "isolation", "max_output", "memory_mb")
+    given = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    if not 0 < flags.timeout < math.inf:
         raise UserError(f"--timeout {flags.timeout}: give seconds, more than 0")
     blocks = [block for block in CELL.split(code) if block.strip()]
+    failed = 0
     with Sandbox.start(spares=0, **given) as sandbox, sandbox.session() as session:
-        return max((_show(session.run(block, timeout=flags.timeout), flags.timeout) for block in blocks), default=0)
+        for number, block in enumerate(blocks, 1):
+            result = session.run(block, timeout=flags.timeout)
+            _show(result, f"block {number}: " if len(blocks) > 1 else "")
+            failed |= result.status not in ("ok", "exit") or "SystemExit: " in result.stderr
+    return int(failed)
 
 
-def _show(result: Any, timeout: float) -> int:
-    print(result.stdout, end="")
-    print(result.stderr, end="", file=sys.stderr)
+def _show(result: BlockResult, which: str) -> None:
+    for text, stream in ((result.stdout, sys.stdout), (result.stderr, sys.stderr)):
+        print(text, end="" if text.endswith("\n") or not text else "\n", file=stream, flush=True)
     if result.result is not None:
-        print(result.result)
+        print(result.result, flush=True)
     if result.truncated:
-        print("[cut]", file=sys.stderr)
+        print(f"[{which}output cut; --max_output keeps more]", file=sys.stderr)
     if result.status not in ("ok", "error"):
-        print(f"[{result.status}{f' after {timeout:g} s' if result.status == 'timeout' else ''}]", file=sys.stderr)
-    return int(result.status != "ok")
+        after = f" after {result.wall_s:.1f} s" if result.status == "timeout" else ""
+        print(f"[{which}{result.status}{after}]", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def answer(command: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
     began = time.process_time()
     try:
         result = run(code, name, names)
-    except SystemExit:
-        status = "exit"
+    except SystemExit as problem:
+        status, trace = "exit", f"SystemExit: {problem.code}\n" if problem.code else ""
     except MemoryError as problem:
         problem.__traceback__ = None
         status, trace = "memory", "MemoryError\n"

@@ -20,10 +20,11 @@ def command(folders: list[str], package: str) -> list[str]:
         raise FileNotFoundError(2, "no bwrap on PATH")
     interpreter = os.path.dirname(os.path.realpath(sys.executable))
     words = [program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--proc", "/proc"]
+    words += ["--size", str(DISK_BYTES), "--tmpfs", "/tmp"]  # before what may lie beneath it
     for folder in visible([*folders, interpreter, os.path.dirname(sys.executable), sys.prefix, package]):
         words += ["--ro-bind", os.path.realpath(folder), folder]
     for path in filter(os.path.exists, SYSTEM_FILES):
         words += ["--ro-bind", os.path.realpath(path), path]
     for device in DEVICES:
         words += ["--dev-bind", device, device]
-    return [*words, "--size", str(DISK_BYTES), "--tmpfs", "/tmp", "--chdir", "/", "--"]
+    return [*words, "--chdir", "/", "--"]

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 import os
 import secrets
 import select
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from mathmill.errors import UserError
 from mathmill.sandbox.frames import MAX_REQUEST, VERSION, FrameError, FrameReader, encode
@@ -22,6 +23,7 @@ from mathmill.sandbox.options import TOKEN, Address, options_from, read_address
 from mathmill.sandbox.result import BlockResult, from_message, lost, too_large
 
 START_WITHIN_S = 60.0
+GREETED_WITHIN_S = 10.0
 DEATH_WITHIN_S = 1.0
 ROOM_FOR_ID = 64
 """Bytes that a request may still grow by when it gets its number."""
@@ -51,7 +53,7 @@ class _Started:
         paths = [self._package, *filter(None, [os.environ.get("PYTHONPATH")])]
         with tempfile.TemporaryFile() as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mathmill.sandbox", str(job)],
+                [sys.executable, "-m", "mathmill.sandbox", "serve", "--options", str(job)],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -59,13 +61,20 @@ class _Started:
                 cwd=self.folder,
                 start_new_session=True,
             )
-            assert self.process.stdout is not None
-            came, _, _ = select.select([self.process.stdout], [], [], START_WITHIN_S)
-            if not came or not self.process.stdout.readline().startswith(b"ready "):
+            try:
+                self._wait_until_ready(log)
+            except BaseException:
                 self.end()
-                log.seek(0)
-                told = log.read().decode(errors="replace").strip().splitlines()
-                raise UserError((told or ["the sandbox did not start: it said nothing"])[-1].removeprefix("error: "))
+                raise
+
+    def _wait_until_ready(self, log: IO[bytes]) -> None:
+        assert self.process.stdout is not None
+        came, _, _ = select.select([self.process.stdout], [], [], START_WITHIN_S)
+        if not came or not self.process.stdout.readline().startswith(b"ready "):
+            self.end()
+            log.seek(0)
+            told = log.read().decode(errors="replace").strip().splitlines()
+            raise UserError((told or ["the sandbox did not start: it said nothing"])[-1].removeprefix("error: "))
 
     def died(self) -> bool:
         """Whether it is gone. To be asked when it has hung up: a process that dies may take a moment."""
@@ -157,7 +166,10 @@ class AsyncSandbox:
         an option is none, or the supervisor does not start.
         """
         options_from(options | {"policy": policy})
-        started = await asyncio.to_thread(_Started, options | {"policy": policy})
+        return await cls._beside(await asyncio.to_thread(_Started, options | {"policy": policy}))
+
+    @classmethod
+    async def _beside(cls, started: _Started) -> "AsyncSandbox":
         sandbox = cls(read_address(started.address), started=started)
         try:
             await sandbox._connected()
@@ -175,13 +187,10 @@ class AsyncSandbox:
         sandbox = cls(read_address(address), os.environ.get(TOKEN, "") if token is None else token)
         try:
             await sandbox._connected()
-        except (OSError, asyncio.TimeoutError) as problem:
-            reason = problem or "no answer"
-            if sandbox.address.path is None and isinstance(problem, SandboxLost):
-                reason = f"it hung up; is {TOKEN} the sandbox's own?"
-            raise UserError(
-                f"no sandbox answers at {address}: {reason}; start one: python -m mathmill.sandbox serve --address {address}"
-            ) from None
+        except OSError as problem:
+            reason = getattr(problem, "strerror", None) or problem
+            remedy = f"start one: python -m mathmill.sandbox serve --address {sandbox.address}"
+            raise UserError(f"no sandbox answers at {address}: {reason}; {remedy}") from None
         return sandbox
 
     def session(self) -> "AsyncSession":
@@ -239,10 +248,16 @@ class AsyncSandbox:
                 connection = _Connection(*await self._opened())
                 hello = {"op": "hello", "id": 0, "client": self._name, "token": self._token}
                 try:
-                    answer = await asyncio.wait_for(connection.ask(hello), START_WITHIN_S)
+                    answer = await asyncio.wait_for(connection.ask(hello), GREETED_WITHIN_S)
+                except asyncio.TimeoutError:
+                    await connection.close()
+                    raise SandboxLost("something listens there, but it does not answer as a sandbox does") from None
                 except BaseException:
                     await connection.close()
                     raise
+                if "error" in answer:
+                    await connection.close()
+                    raise UserError(f"the sandbox at {self.address} refuses: {answer['error']}")
                 if answer.get("version") != VERSION:
                     raise UserError(
                         f"the sandbox at {self.address} speaks protocol {answer.get('version')}, not {VERSION}"
@@ -284,6 +299,10 @@ class AsyncSession:
         `timeout`: wall seconds, without the wait for a free processor; `max_output`: characters kept of stdout, stderr and
         result each. Code of more than 4 MiB as JSON is an `error` and is not run. ValueError for arguments that make no sense.
         """
+        if not isinstance(code, str):
+            raise ValueError(f"code is {type(code).__name__}; give text")
+        if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+            raise ValueError(f"timeout is {timeout!r}; give seconds, more than 0")
         message = {"op": "run", "session": self._name, "index": self._blocks, "code": code, "timeout": timeout}
         message["max_output"] = max_output
         if self._closed:
@@ -337,7 +356,9 @@ class Sandbox:
     @classmethod
     def start(cls, policy: str = "standard", **options: Any) -> "Sandbox":
         """See `AsyncSandbox.start`."""
-        return cls()._opened(AsyncSandbox.start(policy, **options))
+        options_from(options | {"policy": policy})
+        started = _Started(options | {"policy": policy})  # in this thread, where Ctrl-C comes
+        return cls()._opened(AsyncSandbox._beside(started))
 
     @classmethod
     def connect(cls, address: str, token: str | None = None) -> "Sandbox":
@@ -369,7 +390,10 @@ class Sandbox:
             self._end_thread()
 
     def wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """The outcome of something that the client's own thread does."""
+        """The outcome of something that the client's own thread does. SandboxLost after `close`."""
+        if self._loop.is_closed():
+            work.close()
+            raise SandboxLost("the sandbox was closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def __enter__(self) -> "Sandbox":
@@ -389,6 +413,8 @@ class Sandbox:
     def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
@@ -400,12 +426,18 @@ class Session:
         self._sandbox, self._inner = sandbox, inner
 
     def run(self, code: str, timeout: float = 10.0, max_output: int | None = None) -> BlockResult:
-        """See `AsyncSession.run`."""
-        return self._sandbox.wait(self._inner.run(code, timeout, max_output))
+        """Run a block; its result, whatever happens. See `AsyncSession.run`."""
+        try:
+            return self._sandbox.wait(self._inner.run(code, timeout, max_output))
+        except SandboxLost as problem:
+            return lost(str(problem))
 
     def close(self) -> None:
         """End the session's process."""
-        self._sandbox.wait(self._inner.close())
+        try:
+            self._sandbox.wait(self._inner.close())
+        except SandboxLost:
+            pass
 
     def __enter__(self) -> "Session":
         return self

@@ -5,17 +5,10 @@ import os
 import platform
 import tempfile
 
-from mathmill.sandbox.layers import MODES, POLICIES, below_floor
+from mathmill.sandbox.layers import MODES, POLICIES, below_floor, why_no_namespaces
 from mathmill.sandbox.options import SandboxOptions
 from mathmill.sandbox.pool import layers_of, settings_for
 from mathmill.sandbox.probe import LAYERS
-
-SWITCHES = {
-    "/proc/sys/user/max_user_namespaces": ("0", "sysctl user.max_user_namespaces is 0: nobody makes user namespaces"),
-    "/proc/sys/kernel/unprivileged_userns_clone": ("0", "sysctl kernel.unprivileged_userns_clone is 0: only root makes them"),
-    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
-        "1", "sysctl kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor keeps ordinary users from them"),
-}  # fmt: skip
 
 
 def main() -> int:
@@ -31,7 +24,7 @@ def main() -> int:
         for layer, reason in found[mode].items():
             if reason and "mode has no" not in reason and "not needed" not in reason:
                 print(f"{mode}: {layer}: {reason}")
-    for hint in _hints():
+    for hint in why_no_namespaces():
         print(hint)
     for policy in POLICIES:
         modes = [mode for mode in MODES if not below_floor(policy, found[mode])]
@@ -52,15 +45,3 @@ async def _try_all() -> dict[str, dict[str, str]]:
         for mode in MODES:
             found[mode] = await layers_of(settings_for(mode, SandboxOptions(), work))
     return found
-
-
-def _hints() -> list[str]:
-    hints = []
-    for path, (bad, hint) in SWITCHES.items():
-        try:
-            with open(path) as file:
-                if file.read().strip() == bad:
-                    hints.append(hint)
-        except OSError:
-            pass
-    return hints

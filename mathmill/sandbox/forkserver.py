@@ -30,6 +30,8 @@ class Settings:
     isolation: Isolation
     folders: list[str]
     """Where libraries are."""
+    search: list[str]
+    """Those of them that Python must look in, if it does not already."""
     imported: list[str]
     """Libraries to import ahead."""
     work: str
@@ -55,7 +57,7 @@ class Forkserver:
     def __init__(self, settings: Settings, control: socket.socket, proc: int):
         self._settings, self._control, self._proc = settings, control, proc
         self._in_namespaces = settings.isolation == "namespaces"
-        self._binding = walls.Binding.of(settings.limits, self._in_namespaces)
+        self._binding = walls.Binding.of(settings.limits, settings.folders, self._in_namespaces)
         self._numbers: dict[int, int] = {}  # of sessions, by process
         self._removing: set[int] = set()
         self._landlock = landlock.version()
@@ -75,10 +77,11 @@ class Forkserver:
         self._tell({"layers": self._probe()})
         if self._settings.only_probe:
             return
+        sys.path[:0] = [folder for folder in self._settings.search if folder not in sys.path]
         found = libraries.import_and_exercise(self._settings.imported)
         blocks.prepare()
         limits = replace(self._settings.limits, begins_with_bytes=libraries.settle(self._proc))
-        self._binding = walls.Binding.of(limits, self._in_namespaces)
+        self._binding = walls.Binding.of(limits, self._settings.folders, self._in_namespaces)
         self._tell({"ready": True, "libraries": found, "display": blocks.DISPLAY})
         while True:
             heard, _, _ = select.select([self._control.fileno(), waker], [], [])

@@ -7,9 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mathmill.sandbox import bubblewrap
 from mathmill.sandbox.forkserver import LARGEST_MESSAGE, Settings
@@ -38,8 +39,9 @@ class ForkserverClient:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        self._errors = tempfile.TemporaryFile() if settings.only_probe else None  # noqa: SIM115
         with theirs:
-            self.process = _spawn(settings, theirs.fileno())
+            self.process = _spawn(settings, theirs.fileno(), self._errors)
         self._control.setblocking(False)
         self._loop.add_reader(self._control, self._hear)
 
@@ -82,6 +84,14 @@ class ForkserverClient:
                     break
                 await asyncio.sleep(0.01)
             self._went()
+
+    def _last_words(self) -> str:
+        """The last line that it printed, where it was started only to try."""
+        if self._errors is None:
+            return ""
+        with self._errors as errors:
+            errors.seek(0)
+            return errors.read().decode(errors="replace").strip().rpartition("\n")[2]
 
     def _say(self, message: dict[str, Any]) -> None:
         try:
@@ -137,7 +147,7 @@ class ForkserverClient:
             self.process.wait()
         for future in (self.layers, self.ready):
             if not future.done():
-                future.set_exception(WallsError("the forking process died at its start"))
+                future.set_exception(WallsError(self._last_words() or "the forking process died at its start"))
                 future.exception()
         processes, self._processes = self._processes, {}
         for process in processes.values():
@@ -145,7 +155,7 @@ class ForkserverClient:
         self._on_gone()
 
 
-def _spawn(settings: Settings, control: int) -> "subprocess.Popen[bytes]":
+def _spawn(settings: Settings, control: int, errors: IO[bytes] | None) -> "subprocess.Popen[bytes]":
     """Start the program, in an environment that holds nothing of ours."""
     package = str(Path(__file__).parents[2])
     begin = "from mathmill.sandbox.forkserver import main; main()"
@@ -154,7 +164,14 @@ def _spawn(settings: Settings, control: int) -> "subprocess.Popen[bytes]":
         program = [*bubblewrap.command(settings.folders, package), *program]
     environment = _session_environment() | {"PYTHONPATH": package}
     return subprocess.Popen(
-        program, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[control], cwd="/"
+        program,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=[control],
+        cwd="/",
+        start_new_session=True,  # Ctrl-C is the supervisor's alone
     )
 
 

@@ -2,7 +2,6 @@
 
 from typing import Literal, get_args
 
-from mathmill.errors import UserError
 from mathmill.sandbox.forkserver import Isolation
 from mathmill.sandbox.probe import LAYERS
 
@@ -19,10 +18,12 @@ FLOORS: dict[Policy, tuple[tuple[str, ...], ...]] = {
 network, no files but a session's own and the libraries. trusted: whatever is to be had."""
 
 
-def check_policy(policy: str) -> None:
-    """UserError for a policy that is none."""
-    if policy not in POLICIES:
-        raise UserError(f"no sandbox policy '{policy}'. Known: {', '.join(POLICIES)}")
+SWITCHES = {
+    "/proc/sys/user/max_user_namespaces": ("0", "sysctl user.max_user_namespaces is 0: nobody makes user namespaces"),
+    "/proc/sys/kernel/unprivileged_userns_clone": ("0", "sysctl kernel.unprivileged_userns_clone is 0: only root makes them"),
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
+        "1", "sysctl kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor keeps ordinary users from them"),
+}  # fmt: skip
 
 
 def below_floor(policy: Policy, layers: dict[str, str]) -> str:
@@ -30,7 +31,23 @@ def below_floor(policy: Policy, layers: dict[str, str]) -> str:
     if "session" in layers:
         return layers["session"]
     missing = [group for group in FLOORS[policy] if all(layers.get(layer, "not tried") for layer in group)]
-    return "; ".join(" or ".join(f"{layer} ({layers.get(layer, 'not tried')})" for layer in group) for group in missing)
+    reasons: dict[str, list[str]] = {}
+    for layer in [layer for group in missing for layer in group]:
+        reasons.setdefault(layers.get(layer, "not tried"), []).append(layer)
+    return ", ".join(f"no {', '.join(names)} ({reason})" for reason, names in reasons.items())
+
+
+def why_no_namespaces() -> list[str]:
+    """What is switched off on this machine."""
+    found = []
+    for path, (value, words) in SWITCHES.items():
+        try:
+            with open(path) as file:
+                if file.read().strip() == value:
+                    found.append(words)
+        except OSError:
+            pass
+    return found
 
 
 def held(layers: dict[str, str]) -> dict[str, bool]:

@@ -2,8 +2,11 @@
 
 import ctypes
 import gc
+import importlib.util
 import os
+import site
 import sys
+import sysconfig
 
 NAMES = ("numpy", "sympy", "scipy", "pandas")
 LARGE = ("scipy", "pandas")
@@ -13,18 +16,17 @@ COLLAPSE = 25
 HUGE_PAGE = 2 << 20
 
 
+def search_path() -> list[str]:
+    """The folders that this interpreter finds NAMES in, wherever its environment makes it look."""
+    specs = [importlib.util.find_spec(name) for name in NAMES]
+    origins = [spec.origin for spec in specs if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(os.path.dirname(os.path.dirname(origin)) for origin in origins))
+
+
 def folders() -> list[str]:
     """The folders that this interpreter imports the standard library, and NAMES with what they need, from."""
-    import importlib.util
-    import site
-    import sysconfig
-
     found = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.join(sys.base_prefix, "lib")]
-    found += site.getsitepackages()
-    for name in NAMES:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            found.append(os.path.dirname(os.path.dirname(spec.origin)))
+    found += [*site.getsitepackages(), *search_path()]
     return [folder for folder in dict.fromkeys(found) if os.path.isdir(folder)]
 
 

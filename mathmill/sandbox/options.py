@@ -52,7 +52,8 @@ def options_from(section: dict[str, Any]) -> SandboxOptions:
     known = {option.name for option in fields(SandboxOptions)}
     unknown = sorted(section.keys() - known)
     if unknown:
-        raise UserError(f"sandbox: unknown option '{unknown[0]}'. Known: {', '.join(sorted(known))}")
+        shown = sorted(known - {"until_stdin_closes"})
+        raise UserError(f"sandbox: unknown option '{unknown[0]}'. Known: {', '.join(shown)}")
     for option in fields(SandboxOptions):
         value, kind = section.get(option.name, option.default), type(option.default)
         if type(value) is not kind and not (kind is float and type(value) is int):
@@ -61,7 +62,11 @@ def options_from(section: dict[str, Any]) -> SandboxOptions:
             raise UserError(f"sandbox: no {option.name} '{value}'. Known: {', '.join(CHOICES[option.name])}")
         if isinstance(value, (int, float)) and value < 0:
             raise UserError(f"sandbox: option '{option.name}' is {value}; it must not be negative")
-    return SandboxOptions(**section)
+    options = SandboxOptions(**section)
+    strange = [name for name in options.libraries.split(",") if name not in ("", *NAMES)]
+    if strange:
+        raise UserError(f"sandbox: no library '{strange[0]}' is imported ahead. Known: {', '.join(NAMES)}")
+    return options
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,10 @@ def read_address(text: str) -> Address:
         if not host or not port.isdigit() or int(port) > 65535:
             raise UserError(f"sandbox address '{text}': write tcp:HOST:PORT, with a PORT from 0 to 65535")
         return Address(host=host.strip("[]"), port=int(port))
-    if ":" in text and not text.startswith(("/", ".", "unix:")):
+    name = text.removeprefix("unix:")
+    if not name or (name == text and "/" not in text) or (":" in name and "/" not in name):
         raise UserError(f"sandbox address '{text}': write unix:PATH or tcp:HOST:PORT")
-    path = Path(text.removeprefix("unix:")).absolute()
+    path = Path(name).absolute()
     length = len(os.fsencode(path))
     if length > LONGEST_SOCKET_PATH:
         raise UserError(f"sandbox: the socket path {path} has {length} bytes, at most 107 work; use a shorter folder")

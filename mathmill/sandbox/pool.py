@@ -11,7 +11,7 @@ from mathmill.errors import UserError
 from mathmill.sandbox import libraries
 from mathmill.sandbox.forkserver import Isolation, Settings
 from mathmill.sandbox.forkserver_client import ForkserverClient, WallsError
-from mathmill.sandbox.layers import MODES, below_floor
+from mathmill.sandbox.layers import MODES, below_floor, why_no_namespaces
 from mathmill.sandbox.options import SandboxOptions
 from mathmill.sandbox.process import SessionProcess
 from mathmill.sandbox.walls import Limits
@@ -29,6 +29,7 @@ def settings_for(isolation: Isolation, options: SandboxOptions, work: str) -> Se
     return Settings(
         isolation=isolation,
         folders=libraries.folders(),
+        search=libraries.search_path(),
         imported=options.libraries.split(","),
         work="/tmp" if isolation == "bubblewrap" else work,
         limits=Limits(memory_mb=options.memory_mb),
@@ -60,6 +61,7 @@ async def first_that_reaches(options: SandboxOptions, work: str) -> tuple[Settin
         if not lacking:
             return settings, layers
         missing += f"; {mode}: {lacking}"
+    missing += "".join(f"; {words}" for words in why_no_namespaces())
     raise UserError(
         f"sandbox policy '{options.policy}' is not reached here{missing}. See python -m mathmill.sandbox doctor"
     )

@@ -126,7 +126,7 @@ def _result(process: SessionProcess, ending: Ending, state: State, max_output: i
     return BlockResult(
         status=ending.status,  # type: ignore[arg-type]
         stdout=stdout,
-        stderr=stderr + ending.traceback,
+        stderr=stderr + ("\n[cut]\n" if stderr_cut and ending.traceback else "") + ending.traceback,
         result=ending.result,
         wall_s=round(ending.wall_s, 6),
         cpu_s=round(ending.cpu_s, 6),

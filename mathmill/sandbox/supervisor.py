@@ -98,10 +98,15 @@ class Supervisor:
         server.close()
 
     def _prepare(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(self._folder.stat().st_mode) & 0o077:
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            mode = self._folder.stat().st_mode
+        except OSError as problem:
+            raise UserError(f"sandbox: no folder {self._folder} for the socket: {problem.strerror}") from None
+        if stat.S_IMODE(mode) & 0o077:
+            own = self._folder / "sandbox" / "socket"
             raise UserError(
-                f"sandbox: the folder {self._folder} is open to others; use one of mode 700: mkdir -m 700 FOLDER"
+                f"sandbox: others may enter {self._folder}; take a folder of its own, made here: unix:{own}"
             )
         _clear_way(self.address)
         self._work.mkdir(mode=0o700)
@@ -163,7 +168,9 @@ class Supervisor:
             frames = FrameReader(LONGEST_GREETING)
             name, rest = await asyncio.wait_for(self._greeted(reader, writer, frames), GREETING_WITHIN_S)
             await self._hear(self._clients[name], reader, writer, frames, rest)
-        except (FrameError, ConnectionError, asyncio.TimeoutError) as problem:
+        except ConnectionError:
+            pass
+        except (FrameError, asyncio.TimeoutError) as problem:
             print(f"sandbox: a connection ended: {problem or 'no greeting came'}", file=sys.stderr)
         finally:
             writer.close()
@@ -203,6 +210,9 @@ class Supervisor:
         if message.get("op") != "hello" or not isinstance(name, str) or not 8 <= len(name) <= 64:
             raise FrameError("no greeting")
         if self._token and not (isinstance(token, str) and hmac.compare_digest(token.encode(), self._token.encode())):
+            writer.write(
+                encode({"id": message.get("id"), "error": f"the token is wrong; give the sandbox's own in {TOKEN}"})
+            )
             raise FrameError("a wrong token")
         client = self._clients.setdefault(name, Client())
         client.connections += 1
@@ -259,8 +269,12 @@ class Supervisor:
         max_output = message.get("max_output")
         max_output = self._options.max_output if max_output is None else min(int(max_output), MAX_OUTPUT)
         checked = isinstance(name, str) and isinstance(code, str) and isinstance(number, int) and isinstance(index, int)
-        if not checked or len(name) > 64 or not timeout > 0 or max_output < 0:
+        if not checked or len(name) > 64:
             raise ValueError("a field has a wrong value")
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; give seconds, more than 0")
+        if max_output < 0:
+            raise ValueError(f"max_output is {max_output}; give characters, 0 or more")
         session = client.sessions.get(name)
         if session is None:
             earlier = message.get("earlier")
@@ -320,7 +334,9 @@ def _listen(address: Address) -> socket.socket:
 def _clear_way(address: Address) -> None:
     """A dead predecessor's socket is taken away, a living one's is not."""
     path = address.path
-    if path and path.exists():
+    if path and (path.exists() or path.is_symlink()):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UserError(f"sandbox: {path} is there already and is no socket; use another name")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(path))

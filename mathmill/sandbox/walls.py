@@ -116,6 +116,9 @@ def _build_root(libraries: list[str]) -> None:
         os.makedirs(folder, exist_ok=True)
         kernel.mount(_in_old(folder), folder, None, kernel.BIND | kernel.RECURSIVE)
         kernel.make_read_only(folder, kernel.NO_SUID | kernel.NO_DEV)
+    for folder, elsewhere in _below_tmp(folders):
+        os.makedirs(elsewhere)
+        kernel.mount(folder, elsewhere, None, kernel.BIND | kernel.RECURSIVE)
     os.makedirs("/etc", exist_ok=True)
     for path in SYSTEM_FILES:
         if os.path.exists(_in_old(path)):
@@ -126,10 +129,15 @@ def _build_root(libraries: list[str]) -> None:
     for device in DEVICES:
         open(device, "x").close()
         kernel.mount("/.old" + device, device, None, kernel.BIND)
-    os.mkdir("/tmp")
+    os.makedirs("/tmp", exist_ok=True)
     kernel.unmount("/.old")
     os.rmdir("/.old")
     kernel.mount(None, "/", None, kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | kernel.NO_SUID | kernel.NO_DEV)
+
+
+def _below_tmp(folders: list[str]) -> list[tuple[str, str]]:
+    below = [folder for folder in folders if folder.startswith("/tmp/")]
+    return [(folder, f"/.below-tmp/{number}") for number, folder in enumerate(below)]
 
 
 def _in_old(path: str) -> str:
@@ -156,15 +164,18 @@ class Binding:
 
     limits: list[tuple[int, tuple[int, int]]]
     tmpfs: str
+    below_tmp: list[tuple[str, str]]
+    """Libraries that the private /tmp would hide, and where they are seen too."""
     filter: kernel.Filter | None
     """None where it has to name the process's own number, which is known only then."""
 
     @staticmethod
-    def of(limits: Limits, own_namespaces: bool) -> "Binding":
+    def of(limits: Limits, folders: list[str], own_namespaces: bool) -> "Binding":
         """For sessions in namespaces of their own, where each is process 1, or for others."""
         return Binding(
             limits=_rlimits(limits, own_namespaces),
             tmpfs=f"size={limits.disk_mb}m,nr_inodes={MAX_FILES},mode=700",
+            below_tmp=_below_tmp(visible(folders)) if own_namespaces else [],
             filter=kernel.Filter(seccomp.program_for(1, own_files=True)) if own_namespaces else None,
         )
 
@@ -193,6 +204,9 @@ def bind_in_namespaces(binding: Binding) -> None:
     /tmp, no identity."""
     kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NET, "a session's mount and net namespaces")
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, binding.tmpfs)
+    for folder, elsewhere in binding.below_tmp:
+        os.makedirs(folder)
+        kernel.mount(elsewhere, folder, None, kernel.BIND | kernel.RECURSIVE)
     os.chdir("/tmp")
     kernel.unshare(kernel.NEW_USERS, "a session's user namespace")
     _bind(binding)

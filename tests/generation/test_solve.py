@@ -39,7 +39,7 @@ def solve(*texts, problem=PROBLEM, **sampling):
 
     async def scene():
         sample_set = set_of([problem], **sampling)
-        sandbox, grading = await AsyncSandbox.start(), GradingPool()
+        sandbox, grading = await AsyncSandbox.start(spares=0, libraries=""), GradingPool()
         try:
             solver = Solver(
                 sample_set,

@@ -181,7 +181,7 @@ def test_threads_may_share_a_blocking_sandbox(sandbox):
 
 @pytest.mark.parametrize("arguments", [{"timeout": 0}, {"timeout": -1}, {"timeout": "soon"}, {"max_output": -1}])
 def test_arguments_without_sense_are_refused(session, arguments):
-    with pytest.raises(ValueError, match="bad request"):
+    with pytest.raises(ValueError, match=r"give (seconds|characters)"):
         session.run("1", **arguments)
 
 

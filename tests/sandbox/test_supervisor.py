@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -218,7 +219,7 @@ def test_a_sandbox_on_tcp_wants_its_token(monkeypatch, tmp_path):
             assert session.run("6 * 7").result == "42"
             assert "secret" not in str(session.run("import os; dict(os.environ)"))
         for wrong in ("", "another secret of some"):
-            with pytest.raises(UserError, match="MATHMILL_SANDBOX_TOKEN"):
+            with pytest.raises(UserError, match=r"refuses: the token is wrong.*MATHMILL_SANDBOX_TOKEN"):
                 Sandbox.connect(address, token=wrong)
     finally:
         step.terminate()
@@ -264,7 +265,8 @@ def test_a_program_that_dies_takes_its_sandbox_with_it(tmp_path, look):
 def test_a_step_can_be_told_to_die_with_its_parent(tmp_path, look):
     script = (
         f"import subprocess, sys, os, signal\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "step = subprocess.Popen([sys.executable, '-m', 'mathmill.sandbox'], stdout=subprocess.PIPE)\n"
+        "command = [sys.executable, '-m', 'mathmill.sandbox', 'serve', '--libraries', '']\n"
+        "step = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
         "step.stdout.readline()\nprint(step.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {"PYTHONPATH": str(REPOSITORY), "MATHMILL_NODE_DIR": str(tmp_path), "MATHMILL_DIE_WITH_PARENT": "1"}
@@ -304,7 +306,66 @@ def test_a_folder_that_is_open_to_others_is_refused(tmp_path):
     (tmp_path / "sandbox").mkdir(mode=0o755)
     step = start_step(tmp_path)
     assert step.wait(timeout=10) == 2
-    assert "is open to others" in step.stderr.read()
+    assert "others may enter" in step.stderr.read()
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "reduced", "bubblewrap"])
+def test_libraries_are_found_where_the_environment_says_even_below_tmp(tmp_path_factory, isolation):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "scipy").mkdir()
+        Path(folder, "scipy", "__init__.py").write_text("name = 'ours'")
+        Path(folder, "scipy", "later.py").write_text("number = 7")
+        options = {"isolation": isolation, "libraries": "", "spares": 0}
+        step = start_step(tmp_path_factory.mktemp("n"), options, PYTHONPATH=f"{folder}:{REPOSITORY}")
+        try:
+            with Sandbox.connect(step.stdout.readline().split()[1]) as sandbox, sandbox.session() as session:
+                told = session.run("import scipy.later\nscipy.name, scipy.later.number, open('mine', 'w').write('x')")
+                assert told.result == "('ours', 7, 1)", told
+                assert session.run(f"open('{folder}/scipy/made', 'w')").status == "error"
+        finally:
+            step.terminate()
+            step.communicate()
+
+
+def test_a_file_at_the_address_is_left_alone(tmp_path):
+    tmp_path.chmod(0o700)
+    (tmp_path / "thesis").write_text("precious")
+    step = start_step(tmp_path, {"address": f"unix:{tmp_path}/thesis"})
+    assert step.wait(timeout=20) == 2
+    assert "is no socket" in step.stderr.read()
+    assert (tmp_path / "thesis").read_text() == "precious"
+
+
+def test_ctrl_c_in_the_terminal_ends_a_sandbox_in_silence(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir(mode=0o700)
+    command = [sys.executable, "-m", "mathmill.sandbox", "serve", "--address", f"unix:{folder}/s", "--libraries", ""]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    serving = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert serving.stdout.readline().startswith("ready ")
+    os.killpg(serving.pid, signal.SIGINT)
+    _, errors = serving.communicate(timeout=10)
+    assert (serving.returncode, errors) == (0, "")
+    assert list(folder.iterdir()) == []
+
+
+def test_what_listens_but_is_no_sandbox_is_told(monkeypatch):
+    monkeypatch.setattr("mathmill.sandbox.client.GREETED_WITHIN_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with pytest.raises(UserError, match="does not answer as a sandbox does"):
+            Sandbox.connect(f"tcp:127.0.0.1:{server.getsockname()[1]}", token="any")
+
+
+def test_a_closed_sandbox_answers_lost():
+    with Sandbox.start(libraries="", spares=0) as sandbox:
+        session = sandbox.session()
+        assert session.run("1").result == "1"
+    assert session.run("1").status == "lost"
+    session.close()
+    sandbox.close()
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones():
@@ -329,7 +390,7 @@ def test_a_job_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, content
 @pytest.mark.parametrize("isolation", ["reduced", "bubblewrap"])
 def test_a_policy_above_what_a_mode_holds_is_refused_in_one_line(isolation):
     with pytest.raises(
-        UserError, match=f"policy 'strict' is not reached here; {isolation}: own users .*doctor"
+        UserError, match=f"policy 'strict' is not reached here; {isolation}: no own users, own processes.*doctor"
     ) as refusal:
         Sandbox.start(policy="strict", isolation=isolation)
     assert "\n" not in str(refusal.value)
