@@ -2,141 +2,26 @@
 
 import asyncio
 import itertools
-import json
 import math
 import os
 import secrets
-import select
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Coroutine
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from mathmill.errors import UserError
-from mathmill.sandbox.frames import MAX_REQUEST, VERSION, FrameError, FrameReader, encode
+from mathmill.sandbox.connection import Connection, SandboxLost, Started
+from mathmill.sandbox.frames import MAX_REQUEST, VERSION, encode
 from mathmill.sandbox.options import TOKEN, Address, options_from, read_address
 from mathmill.sandbox.result import BlockResult, from_message, lost, too_large
 
-START_WITHIN_S = 60.0
 GREETED_WITHIN_S = 10.0
-DEATH_WITHIN_S = 1.0
 ROOM_FOR_ID = 64
 """Bytes that a request may still grow by when it gets its number."""
 ANSWER_WITHIN_S = 30.0
 """A supervisor answers a question about itself in milliseconds, under load in a second."""
 Answer = TypeVar("Answer")
-
-
-class SandboxLost(ConnectionError):
-    """The supervisor cannot be reached."""
-
-
-class _Started:
-    """A supervisor that this process started, and the folder of its socket."""
-
-    def __init__(self, options: dict[str, Any]):
-        self._options = options
-        self._package = str(Path(__file__).parents[2])
-        self.begin()
-
-    def begin(self) -> None:
-        """Start it, or another one where the last one died. UserError when it does not come up."""
-        self.folder = Path(tempfile.mkdtemp(prefix="mathmill-sandbox-", dir=os.environ.get("MATHMILL_NODE_DIR")))
-        self.address = str(self.folder / "socket")
-        job = self.folder / "options.json"
-        job.write_text(json.dumps({"sandbox": self._options | {"address": self.address, "until_stdin_closes": True}}))
-        paths = [self._package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        with tempfile.TemporaryFile() as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mathmill.sandbox", "serve", "--options", str(job)],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-            try:
-                self._wait_until_ready(log)
-            except BaseException:
-                self.end()
-                raise
-
-    def _wait_until_ready(self, log: IO[bytes]) -> None:
-        assert self.process.stdout is not None
-        came, _, _ = select.select([self.process.stdout], [], [], START_WITHIN_S)
-        if not came or not self.process.stdout.readline().startswith(b"ready "):
-            self.end()
-            log.seek(0)
-            told = log.read().decode(errors="replace").strip().splitlines()
-            raise UserError((told or ["the sandbox did not start: it said nothing"])[-1].removeprefix("error: "))
-
-    def died(self) -> bool:
-        """Whether it is gone. To be asked when it has hung up: a process that dies may take a moment."""
-        try:
-            self.process.wait(timeout=DEATH_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def end(self) -> None:
-        """End it, if it has not, and remove its folder."""
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class _Connection:
-    """One connection: questions go out numbered, answers find their question."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self._reader, self._writer = reader, writer
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.open = True
-        self._reading = asyncio.ensure_future(self._read())
-
-    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        if not self.open:
-            raise SandboxLost("the connection is closed")
-        answer = self._waiting[message["id"]] = asyncio.get_running_loop().create_future()
-        try:
-            self._writer.write(encode(message))
-            return await answer
-        finally:
-            self._waiting.pop(message["id"], None)
-
-    async def close(self) -> None:
-        self._writer.close()
-        self._reading.cancel()
-        await asyncio.wait((self._reading,))
-
-    async def _read(self) -> None:
-        frames = FrameReader(limit=64 << 20)
-        try:
-            while data := await self._reader.read(1 << 16):
-                for message in frames.feed(data):
-                    answer = self._waiting.get(message.get("id", -1))
-                    if answer is not None and not answer.done():
-                        answer.set_result(message)
-        except (FrameError, ConnectionError):
-            pass
-        finally:
-            self.open = False
-            self._writer.close()
-            for answer in self._waiting.values():
-                if not answer.done():
-                    answer.set_exception(SandboxLost("the sandbox hung up"))
 
 
 class AsyncSandbox:
@@ -145,10 +30,10 @@ class AsyncSandbox:
     What holds a session is found out at the start and said in `layers`; a policy is the least that must hold.
     """
 
-    def __init__(self, address: Address, token: str = "", started: _Started | None = None):
+    def __init__(self, address: Address, token: str = "", started: Started | None = None):
         self.address = address
         self._token, self._started = token, started
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._name = secrets.token_hex(16)
         self._numbers = itertools.count(1)
@@ -166,10 +51,10 @@ class AsyncSandbox:
         an option is none, or the supervisor does not start.
         """
         options_from(options | {"policy": policy})
-        return await cls._beside(await asyncio.to_thread(_Started, options | {"policy": policy}))
+        return await cls._beside(await asyncio.to_thread(Started, options | {"policy": policy}))
 
     @classmethod
-    async def _beside(cls, started: _Started) -> "AsyncSandbox":
+    async def _beside(cls, started: Started) -> "AsyncSandbox":
         sandbox = cls(read_address(started.address), started=started)
         try:
             await sandbox._connected()
@@ -239,13 +124,13 @@ class AsyncSandbox:
             return answer
         raise SandboxLost(f"the sandbox at {self.address} is gone: {problem}")
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self) -> Connection:
         async with self._connecting:
             if self._connection is None or not self._connection.open:
                 started = self._started if self._connection is not None else None
                 if started is not None and await asyncio.to_thread(started.died):
                     await self._begin_again(started)
-                connection = _Connection(*await self._opened())
+                connection = Connection(*await self._opened())
                 hello = {"op": "hello", "id": 0, "client": self._name, "token": self._token}
                 try:
                     answer = await asyncio.wait_for(connection.ask(hello), GREETED_WITHIN_S)
@@ -272,7 +157,7 @@ class AsyncSandbox:
             return await asyncio.open_unix_connection(str(self.address.path))
         return await asyncio.open_connection(self.address.host, self.address.port)
 
-    async def _begin_again(self, started: _Started) -> None:
+    async def _begin_again(self, started: Started) -> None:
         """Our own supervisor was killed: another one takes its place."""
         await asyncio.to_thread(started.end)
         try:
@@ -357,7 +242,7 @@ class Sandbox:
     def start(cls, policy: str = "standard", **options: Any) -> "Sandbox":
         """See `AsyncSandbox.start`."""
         options_from(options | {"policy": policy})
-        started = _Started(options | {"policy": policy})  # in this thread, where Ctrl-C comes
+        started = Started(options | {"policy": policy})  # in this thread, where Ctrl-C comes
         return cls()._opened(AsyncSandbox._beside(started))
 
     @classmethod
