@@ -102,8 +102,8 @@ def benign_block(chance: random.Random, total: int) -> Block:
         code = f"with open('kept', 'w') as file: _ = file.write('{number}')\nopen('kept').read()"
         return Block(kind=kind, code=code, statuses=ok, result=repr(str(number)))
     p, q = chance.sample(PRIMES, 2)
-    shown = str({min(p, q): 1, max(p, q): 1})
-    return Block(kind=kind, code=f"import sympy\nsympy.factorint({p * q})", statuses=ok, result=shown)
+    shown = str(sorted([(p, 1), (q, 1)]))  # sorted, since sympy tells factors in the order in which chance finds them
+    return Block(kind=kind, code=f"import sympy\nsorted(sympy.factorint({p * q}).items())", statuses=ok, result=shown)
 
 
 def hostile_block(chance: random.Random) -> Block:

@@ -116,8 +116,8 @@ class SessionProcess:
         self._cause = self._loop.create_future()
         began = time.monotonic()
         deadline = self._loop.call_later(timeout, self._end, "timeout")
-        self._signal(signal.SIGCONT)
         sending = self._send(encode(command))
+        self._signal(signal.SIGCONT)  # after the command, so that it wakes once
         cause = await self._cause
         wall_s = time.monotonic() - began
         deadline.cancel()
