@@ -17,6 +17,7 @@ from mathmill.sandbox.options import TOKEN, Address, options_from, read_address
 from mathmill.sandbox.result import BlockResult, from_message, lost, too_large
 
 GREETED_WITHIN_S = 10.0
+LONGEST_TIMEOUT_S = 1e6
 ROOM_FOR_ID = 64
 """Bytes that a request may still grow by when it gets its number."""
 ANSWER_WITHIN_S = 30.0
@@ -37,6 +38,7 @@ class AsyncSandbox:
         self._connecting = asyncio.Lock()
         self._name = secrets.token_hex(16)
         self._numbers = itertools.count(1)
+        self._closed = False
         self.layers: dict[str, bool] = {}
         self.about: dict[str, Any] = {}
         """isolation, libraries (imported already), display (what shows the last expression)."""
@@ -95,7 +97,8 @@ class AsyncSandbox:
         return {name: number for name, number in told.items() if name != "id"}
 
     async def close(self) -> None:
-        """Close all sessions; end the supervisor if it is one's own."""
+        """Close all sessions; end the supervisor if it is one's own. What waits for an answer gets SandboxLost."""
+        self._closed = True
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
@@ -126,6 +129,8 @@ class AsyncSandbox:
 
     async def _connected(self) -> Connection:
         async with self._connecting:
+            if self._closed:
+                raise SandboxLost("the sandbox was closed")
             if self._connection is None or not self._connection.open:
                 started = self._started if self._connection is not None else None
                 if started is not None and await asyncio.to_thread(started.died):
@@ -188,7 +193,8 @@ class AsyncSession:
             raise ValueError(f"code is {type(code).__name__}; give text")
         if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
             raise ValueError(f"timeout is {timeout!r}; give seconds, more than 0")
-        message = {"op": "run", "session": self._name, "index": self._blocks, "code": code, "timeout": timeout}
+        message = {"op": "run", "session": self._name, "index": self._blocks, "code": code}
+        message["timeout"] = min(timeout, LONGEST_TIMEOUT_S)
         message["max_output"] = max_output
         if self._closed:
             return lost("the session was closed")
@@ -233,6 +239,8 @@ class Sandbox:
     """A sandbox for code that waits; threads may share it. It has `AsyncSandbox`'s names and, under the hood, is one."""
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._closing = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="sandbox client")
         self._thread.start()
@@ -270,15 +278,18 @@ class Sandbox:
 
     def close(self) -> None:
         """See `AsyncSandbox.close`."""
-        if not self._loop.is_closed():
-            self.wait(self._inner.close())
-            self._end_thread()
+        with self._closing:
+            if not self._loop.is_closed() and os.getpid() == self._pid:
+                self.wait(self._inner.close())
+                self._end_thread()
 
     def wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """The outcome of something that the client's own thread does. SandboxLost after `close`."""
-        if self._loop.is_closed():
+        """The outcome of something that the client's own thread does. SandboxLost after `close`, and in a fork."""
+        if self._loop.is_closed() or os.getpid() != self._pid:
             work.close()
-            raise SandboxLost("the sandbox was closed")
+            raise SandboxLost(
+                "the sandbox was closed" if os.getpid() == self._pid else "a fork has no sandbox; start another"
+            )
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def __enter__(self) -> "Sandbox":
@@ -296,12 +307,19 @@ class Sandbox:
         return self
 
     def _end_thread(self) -> None:
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    """Whatever else this loop has to do ends, so that nobody waits for it for ever."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class Session:

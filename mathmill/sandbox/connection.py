@@ -32,7 +32,11 @@ class Started:
 
     def begin(self) -> None:
         """Start it, or another one where the last one died. UserError when it does not come up."""
-        self.folder = Path(tempfile.mkdtemp(prefix="mathmill-sandbox-", dir=os.environ.get("MATHMILL_NODE_DIR")))
+        where = os.environ.get("MATHMILL_NODE_DIR")
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="mathmill-sandbox-", dir=where))
+        except OSError as problem:
+            raise UserError(f"sandbox: no folder can be made in {where or 'TMPDIR'}: {problem.strerror}") from None
         self.address = str(self.folder / "socket")
         job = self.folder / "options.json"
         job.write_text(json.dumps({"sandbox": self._options | {"address": self.address, "until_stdin_closes": True}}))

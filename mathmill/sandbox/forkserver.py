@@ -19,6 +19,7 @@ from typing import Any, Literal
 from mathmill.sandbox import blocks, kernel, landlock, libraries, probe, walls
 
 MAX_DESCRIPTORS = 256
+CONTROL = 4
 LARGEST_MESSAGE = 65536
 Isolation = Literal["namespaces", "bubblewrap", "reduced"]
 
@@ -154,9 +155,9 @@ class Forkserver:
             for target, descriptor in zip((blocks.CHANNEL, 1, 2), _moved_up(descriptors), strict=True):
                 os.dup2(descriptor, target)
             self._bind(number)
-            os.closerange(4, MAX_DESCRIPTORS)
+            os.closerange(blocks.CHANNEL + 1, MAX_DESCRIPTORS)
             blocks.serve()
-        except OSError as problem:
+        except Exception as problem:
             os.write(2, f"{problem}\n".encode())
         finally:
             os._exit(127)
@@ -216,7 +217,7 @@ class Forkserver:
                 os.dup2(told, blocks.CHANNEL)
                 self._bind(-1)
                 os.write(blocks.CHANNEL, json.dumps(probe.layers(self._settings.isolation, self._landlock)).encode())
-            except OSError as problem:
+            except Exception as problem:
                 os.write(blocks.CHANNEL, json.dumps({"session": str(problem)}).encode())
             finally:
                 os._exit(0)
@@ -266,6 +267,15 @@ def _moved_up(descriptors: list[int]) -> list[int]:
     return [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in descriptors]
 
 
+def _moved_down(descriptor: int) -> socket.socket:
+    """The supervisor's socket under a number that no session can have inherited it by: they close all from 4 up to
+    MAX_DESCRIPTORS, and beyond that this process opens none."""
+    if descriptor != CONTROL:
+        os.dup2(descriptor, CONTROL, inheritable=False)
+        os.close(descriptor)
+    return socket.socket(fileno=CONTROL)
+
+
 def _prefer_for_oom() -> None:
     """When the node runs out of memory a session dies first."""
     try:
@@ -278,7 +288,8 @@ def _prefer_for_oom() -> None:
 def main() -> None:
     """Go behind the walls, become process 1 there, and serve. Arguments: the settings as JSON, the number of the descriptor
     that leads to the supervisor."""
-    settings, control = Settings.from_json(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    settings = Settings.from_json(sys.argv[1])
+    control = _moved_down(int(sys.argv[2]))
     supervisor = os.getppid()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
@@ -286,7 +297,8 @@ def main() -> None:
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _prefer_for_oom()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS if hard < 0 else min(MAX_DESCRIPTORS, hard), hard))
     if settings.isolation == "namespaces":
         try:
             walls.enter_namespaces(settings.folders, proc)

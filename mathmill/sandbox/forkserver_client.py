@@ -1,6 +1,7 @@
 """The supervisor's side of the forking process: it is started, asked for sessions' processes, heard and ended."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -53,25 +54,25 @@ class ForkserverClient:
         if not self.alive:
             raise OSError("the forking process is gone")
         number = next(self._numbers)
-        ours, theirs = socket.socketpair()
-        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
-        try:
-            message = json.dumps({"op": "start", "number": number}).encode()
-            socket.send_fds(self._control, [message], [theirs.fileno(), out_end, err_end])
-        except OSError:
-            ours.close()
-            os.close(out)
-            os.close(err)
-            raise
-        finally:
-            theirs.close()
-            os.close(out_end)
-            os.close(err_end)
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
+            ours, channel_end = socket.socketpair()
+            on_failure.callback(ours.close)
+            theirs.callback(channel_end.close)
+            ends = [channel_end.fileno()]
+            outputs = []
+            for _ in ("stdout", "stderr"):
+                output, end = os.pipe()
+                on_failure.callback(os.close, output)
+                theirs.callback(os.close, end)
+                outputs.append(output)
+                ends.append(end)
+            socket.send_fds(self._control, [json.dumps({"op": "start", "number": number}).encode()], ends)
+            on_failure.pop_all()
 
         def signal_by_number(signal_number: int) -> None:
             self._say({"op": "signal", "number": number, "signal": signal_number})
 
-        process = SessionProcess(ours, out, err, self._settings.limits.cpu_s, signal_by_number)
+        process = SessionProcess(ours, outputs[0], outputs[1], self._settings.limits.cpu_s, signal_by_number)
         self._processes[number] = process
         return process
 

@@ -62,12 +62,19 @@ class FrameReader:
 
 def _decode(body: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(body.decode(), parse_constant=_refuse)
+        message = json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
         raise FrameError(f"not JSON: {type(problem).__name__}") from None
     if not isinstance(message, dict):
         raise FrameError("not a JSON object")
     return message
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def _refuse(name: str) -> None:

@@ -1,5 +1,6 @@
 """Options of a sandbox, and the addresses that it listens on."""
 
+import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,8 +61,8 @@ def options_from(section: dict[str, Any]) -> SandboxOptions:
             raise UserError(f"sandbox: option '{option.name}' is {value!r}; it must be of type {kind.__name__}")
         if option.name in CHOICES and value not in CHOICES[option.name]:
             raise UserError(f"sandbox: no {option.name} '{value}'. Known: {', '.join(CHOICES[option.name])}")
-        if isinstance(value, (int, float)) and value < 0:
-            raise UserError(f"sandbox: option '{option.name}' is {value}; it must not be negative")
+        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            raise UserError(f"sandbox: option '{option.name}' is {value}; give a number, 0 or more")
     options = SandboxOptions(**section)
     strange = [name for name in options.libraries.split(",") if name not in ("", *NAMES)]
     if strange:

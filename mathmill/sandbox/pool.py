@@ -59,6 +59,8 @@ async def first_that_reaches(options: SandboxOptions, work: str) -> tuple[Settin
         layers = await layers_of(settings)
         lacking = below_floor(options.policy, layers)
         if not lacking:
+            if missing:
+                print(f"sandbox: mode {mode} it is{missing}", file=sys.stderr)
             return settings, layers
         missing += f"; {mode}: {lacking}"
     missing += "".join(f"; {words}" for words in why_no_namespaces())
@@ -80,7 +82,6 @@ class Tiers:
             Pool(replace(settings, imported=names, work=f"{settings.work}/{number}"), spares)
             for number, names in enumerate(wanted)
         ]
-        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Bring the first pool up. UserError where that fails."""
@@ -89,11 +90,10 @@ class Tiers:
     async def take(self, code: str) -> SessionProcess:
         """A process for a session that begins with this code. OSError when none comes up."""
         pool = self._pools[-1 if self._named is not None and self._named.search(code) else 0]
-        async with self._opening:
-            try:
-                await pool.open()
-            except UserError as problem:
-                raise OSError(str(problem)) from None
+        try:
+            await pool.open()
+        except UserError as problem:
+            raise OSError(str(problem)) from None
         return await pool.take()
 
     async def give_back(self, process: SessionProcess) -> None:
@@ -130,15 +130,18 @@ class Pool:
         self.spares: deque[SessionProcess] = deque()
         self._filling: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
         self._opened = self._closing = False
+        self._starts = 0
         self.about: dict[str, Any] = {}
         """What shows the last expression, and which libraries were found and imported ahead."""
 
     async def open(self) -> None:
         """Start the forking process, once. UserError where it does not come up."""
-        if not self._opened:
-            await self._start()
-            self._opened = True
+        async with self._opening:
+            if not self._opened:
+                await self._start()
+                self._opened = True
 
     async def take(self) -> SessionProcess:
         """A process that is ready, new or waiting. OSError when none comes up."""
@@ -177,7 +180,11 @@ class Pool:
         return process
 
     async def _start(self) -> None:
-        forkserver = self._forkserver = ForkserverClient(self._settings, self._on_gone)
+        self._starts += 1
+        own = replace(
+            self._settings, work=f"{self._settings.work}/{self._starts}"
+        )  # what a dead one left is not in the way
+        forkserver = self._forkserver = ForkserverClient(own, self._on_gone)
         try:
             told = await asyncio.wait_for(asyncio.shield(forkserver.ready), LIBRARIES_WITHIN_S)
         except (WallsError, asyncio.TimeoutError) as problem:
@@ -234,5 +241,23 @@ class Pool:
 def live_sessions_that_fit() -> int:
     """How many sessions' processes half of the memory that is free now takes."""
     with open("/proc/meminfo") as file:
-        free_kb = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    return max(16, min(1024, free_kb // 2048 // USUAL_MB))
+        free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    return max(16, min(1024, min(free, _limit_of_cgroup()) // 2 // (USUAL_MB << 20)))
+
+
+def _limit_of_cgroup() -> int:
+    """Bytes that a job may use, where its cgroup says so: version 2, then 1."""
+    least = 1 << 62
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = [line.strip().split(":", 2) for line in file]
+    except OSError:
+        return least
+    for _, kinds, path in lines:
+        names = {"": f"/sys/fs/cgroup{path}/memory.max", "memory": f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"}
+        try:
+            with open(names[kinds]) as file:
+                least = min(least, int(file.read()))
+        except (KeyError, OSError, ValueError):
+            pass
+    return least

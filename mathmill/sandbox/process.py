@@ -51,6 +51,11 @@ class Output:
         return text[: self.limit], len(text) > self.limit or self.total > len(self.kept)
 
 
+def _encodable(text: str) -> str:
+    """Python can make lone surrogates, which no file and no terminal takes."""
+    return text.encode(errors="replace").decode()
+
+
 class SessionProcess:
     """A process that was asked for. Whoever asked calls `started` or `died`."""
 
@@ -86,6 +91,8 @@ class SessionProcess:
         self._pidfd = pidfd
         if self._killed:
             self._signal(signal.SIGKILL)
+        if self._channel.fileno() < 0:  # it was let go before
+            self.let_go()
 
     def died(self, status: int, cpu_s: float) -> None:
         """The process was reaped with this wait status, having used this much CPU time in all."""
@@ -256,7 +263,8 @@ class SessionProcess:
         ):
             return None
         self._cpu_told += cpu_s
-        return Ending(told["status"], result, traceback, cpu_s, cut=told["cut"])
+        shown = None if result is None else _encodable(result)
+        return Ending(told["status"], shown, _encodable(traceback), cpu_s, cut=told["cut"])
 
     async def _stopped(self, cause: str) -> Ending:
         self.kill()

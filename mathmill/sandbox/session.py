@@ -9,7 +9,8 @@ from typing import Any
 from mathmill.sandbox.process import Ending, SessionProcess
 from mathmill.sandbox.result import BlockResult, State, lost
 
-ANSWERS_KEPT = 8
+ANSWERS_KEPT = 64
+"""Of requests that are done; those that run or wait are all kept."""
 REPLAY_SPARE_S = 2.0
 """A replayed block may take twice its first time and this much more."""
 REPLAY_OUTPUT = 1000
@@ -29,7 +30,8 @@ class Session:
         self._process: SessionProcess | None = None
         self._ran: list[tuple[str, Ending]] = []
         self._lost = ""
-        self._had_process = False
+        self._had_process = self._fresh = False
+        self._forgotten = -1
         self._commands = 0
         self._answers: OrderedDict[int, asyncio.Task[dict[str, Any]]] = OrderedDict()
 
@@ -47,10 +49,18 @@ class Session:
         `kept` for the next."""
         task = self._answers.get(request)
         if task is None:
+            if request <= self._forgotten:
+                return vars(lost("this request was answered long ago"))
             task = self._answers[request] = asyncio.ensure_future(self._run(code, timeout, max_output))
-            while len(self._answers) > ANSWERS_KEPT:
-                self._answers.popitem(last=False)
+            self._forget_old_answers()
         return await asyncio.shield(task)
+
+    def _forget_old_answers(self) -> None:
+        for request, task in list(self._answers.items()):
+            if len(self._answers) <= ANSWERS_KEPT or not task.done():
+                return
+            del self._answers[request]
+            self._forgotten = max(self._forgotten, request)
 
     async def park(self) -> None:
         """Give the process up to others; the names come back by replay."""
@@ -66,49 +76,66 @@ class Session:
             await self._drop_process()
 
     async def _run(self, code: str, timeout: float, max_output: int) -> dict[str, Any]:
-        async with self._turn, self._slots:
-            state = await self._restore(code)
-            if self._process is None or state == "lost":
-                return vars(lost(self._lost))
-            process = self._process
-            ending = await self._run_in(process, code, timeout, max_output)
-            result = lost(self._lost or ending.traceback)
-            if not self._lost and ending.status != "lost":
-                result = _result(process, ending, state, max_output)
-            kept = process.alive
-            if kept:
-                self._ran.append((code, ending))
-            else:
-                await self._drop_process()
-            return vars(result) | {"kept": kept}
+        async with self._turn:
+            while True:  # a process first, then a slot: whoever has a slot can run, so slots always come free
+                process = await self._has_process(code)
+                if process is None:
+                    return vars(lost(self._lost))
+                async with self._slots:
+                    if process.alive and not self._lost:
+                        return await self._run_once(process, code, timeout, max_output)
+
+    async def _run_once(self, process: SessionProcess, code: str, timeout: float, max_output: int) -> dict[str, Any]:
+        state = await self._restore(process)
+        if state == "lost":
+            return vars(lost(self._lost))
+        ending = await self._run_in(process, code, timeout, max_output)
+        result = lost(self._lost or ending.traceback)
+        if not self._lost and ending.status != "lost":
+            result = _result(process, ending, state, max_output)
+        kept = process.alive
+        if kept:
+            self._ran.append((code, Ending(ending.status, wall_s=ending.wall_s)))
+        else:
+            await self._drop_process()
+        return vars(result) | {"kept": kept}
 
     async def _run_in(self, process: SessionProcess, code: str, timeout: float, max_output: int) -> Ending:
         self._commands += 1
         command = {"id": self._commands, "number": len(self._ran) + 1, "code": code, "limit": max_output}
         return await process.run(command | {"seed": self._seed}, timeout)
 
-    async def _restore(self, code: str) -> State:
-        """See that a process with the names of all earlier blocks is there. None is, and `_lost` says why, if that fails."""
-        if self._lost:
-            return "lost"
-        if self._process is not None and self._process.alive:
-            return "live"
+    async def _has_process(self, code: str) -> SessionProcess | None:
+        """A process that lives, new where there is none; None, and `_lost` says why, where that fails."""
+        if self._process is not None and self._process.alive and not self._lost:
+            return self._process
         await self._drop_process()
+        if self._lost:
+            return None
+        self._fresh = True
         try:
-            all_code = "\n".join([*(earlier for earlier, _ in self._ran), code])
-            process = self._process = await self._take(self, all_code)
+            self._process = await self._take(self, "\n".join([*(earlier for earlier, _ in self._ran), code]))
         except OSError as problem:
             self._lost = f"no process for this session: {problem}"
-            return "lost"
+        if self._lost:
+            await self._drop_process()
+        return self._process
+
+    async def _restore(self, process: SessionProcess) -> State:
+        """See that the process has the names of all earlier blocks; lost, and `_lost` says why, where that fails."""
+        if not self._fresh:
+            return "live"
+        self._fresh = False
         if not self._had_process:
             self._had_process = True
             return "live"
         earlier, self._ran = self._ran, []
         for code, before in earlier:
             ending = await self._run_in(process, code, 2 * before.wall_s + REPLAY_SPARE_S, REPLAY_OUTPUT)
-            if ending.status != before.status or not process.alive:
+            if not self._lost and (ending.status != before.status or not process.alive):
                 self._lost = f"the earlier blocks' names could not be made again: block {len(self._ran) + 1} ended as "
                 self._lost += f"{ending.status}, before as {before.status}"
+            if self._lost:
                 await self._drop_process()
                 return "lost"
             self._ran.append((code, before))

@@ -24,7 +24,8 @@ from mathmill.sandbox.pool import Tiers, first_that_reaches, live_sessions_that_
 from mathmill.sandbox.process import Ending, SessionProcess
 from mathmill.sandbox.session import Session
 
-MAX_OUTPUT = 1_000_000
+MAX_OUTPUT = 100_000
+OWN_DESCRIPTORS, DESCRIPTORS_A_SESSION = 100, 4
 MAX_TIMEOUT_S = 3600.0
 IN_FLIGHT = 4096
 """Requests of one connection that may wait for their answers; then it is not read from until some have gone out."""
@@ -54,7 +55,8 @@ class Supervisor:
         self._tiers: Tiers
         self._about: dict[str, Any] = {}
         self._slots = asyncio.Semaphore(options.workers or len(os.sched_getaffinity(0)))
-        self._max_sessions = options.max_sessions or live_sessions_that_fit()
+        self._room = asyncio.Lock()
+        self._max_sessions = 0
         self._resident: dict[Session, None] = {}
         self._clients: dict[str, Client] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -111,7 +113,10 @@ class Supervisor:
         _clear_way(self.address)
         self._work.mkdir(mode=0o700)
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
+        descriptors = hard if hard != resource.RLIM_INFINITY else 65536
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+        fit = (descriptors - OWN_DESCRIPTORS) // DESCRIPTORS_A_SESSION - 2 * self._options.spares
+        self._max_sessions = max(1, min(self._options.max_sessions or live_sessions_that_fit(), fit))
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
     def _stop_at_end_of_input(self) -> None:
@@ -141,13 +146,14 @@ class Supervisor:
 
     async def _take(self, session: Session, code: str) -> SessionProcess:
         """A process for a session. The session that is idle longest is parked where there are as many as may be."""
-        while len(self._resident) >= self._max_sessions:
-            parked = next((other for other in self._resident if other.idle), None)
-            if parked is not None:
-                await parked.park()
-            else:  # all run or wait for their turn: one of them ends soon
-                await asyncio.sleep(0.01)
-        self._resident[session] = None
+        async with self._room:  # first come, first served
+            while len(self._resident) >= self._max_sessions:
+                parked = next((other for other in self._resident if other.idle), None)
+                if parked is not None:
+                    await parked.park()
+                else:  # all run or wait for a slot: one of them ends soon
+                    await asyncio.sleep(0.01)
+            self._resident[session] = None
         try:
             return await self._tiers.take(code)
         except BaseException:
@@ -214,11 +220,11 @@ class Supervisor:
                 encode({"id": message.get("id"), "error": f"the token is wrong; give the sandbox's own in {TOKEN}"})
             )
             raise FrameError("a wrong token")
+        writer.write(encode({"id": message.get("id"), "version": VERSION, "pid": os.getpid()} | self._about))
         client = self._clients.setdefault(name, Client())
         client.connections += 1
         if client.farewell:
             client.farewell.cancel()
-        writer.write(encode({"id": message.get("id"), "version": VERSION, "pid": os.getpid()} | self._about))
         return name
 
     def _part(self, name: str) -> None:
@@ -242,10 +248,14 @@ class Supervisor:
         number = message.get("id")
         try:
             answer = await self._do(client, message)
-        except (KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
             answer = {"error": f"bad request: {type(problem).__name__}: {problem}"[:300]}
         if not writer.is_closing():
             writer.write(encode(answer | {"id": number if isinstance(number, int) else None}))
+            try:
+                await writer.drain()  # a client that does not read is not read from either
+            except ConnectionError:
+                pass
 
     async def _do(self, client: Client, message: dict[str, Any]) -> dict[str, Any]:
         operation = message["op"]

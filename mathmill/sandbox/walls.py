@@ -195,7 +195,8 @@ def _rlimits(limits: Limits, own_namespaces: bool) -> list[tuple[int, tuple[int,
     for kind, limit in wanted:
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        pairs.append((kind, (limit, limit + 5 if kind == resource.RLIMIT_CPU else limit)))
+        last = limit + 5 if kind == resource.RLIMIT_CPU else limit  # a signal, then the end
+        pairs.append((kind, (limit, last if hard == resource.RLIM_INFINITY else min(last, hard))))
     return pairs
 
 
