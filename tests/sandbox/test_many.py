@@ -14,6 +14,8 @@ import pytest
 from mathmill.sandbox import AsyncSandbox, Sandbox
 from mathmill.sandbox.frames import FrameReader, encode
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 OPEN_DESCRIPTORS = """
 import os
@@ -26,7 +28,6 @@ found
 """
 
 
-@pytest.mark.slow
 def test_a_session_inherits_nothing_however_many_there_are_and_whichever_process_it_was_forked_from():
     with Sandbox.start(workers=2, spares=0) as sandbox:
         sessions = [sandbox.session() for _ in range(80)]

@@ -132,6 +132,7 @@ def test_blocks_that_failed_are_replayed_for_the_names_they_made(session):
     assert (told.result, told.state) == ("1", "replayed")
 
 
+@pytest.mark.slow
 def test_names_that_cannot_be_made_again_are_lost_and_nothing_is_answered(sandbox):
     with sandbox.session() as session:
         until = time.time() + 3

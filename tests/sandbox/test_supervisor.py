@@ -18,6 +18,8 @@ from mathmill.sandbox import AsyncSandbox, Sandbox, SandboxLost
 from mathmill.sandbox.frames import VERSION, FrameReader, encode
 from mathmill.sandbox.options import SandboxOptions, address_of, options_from, read_address
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -47,7 +49,6 @@ def step(tmp_path_factory):
     step.communicate()
 
 
-@pytest.mark.slow
 def test_a_thousand_sessions_are_open_at_once_and_each_keeps_its_names():
     async def all_of_them():
         async with await AsyncSandbox.start(libraries="", max_sessions=300) as sandbox:
@@ -193,7 +194,6 @@ def test_when_a_session_is_killed_from_outside_its_status_says_so_and_it_goes_on
     assert (after.result, after.state) == ("5", "replayed")
 
 
-@pytest.mark.slow
 def test_a_session_goes_on_in_the_supervisor_that_follows_on_the_same_socket(step):
     with Sandbox.connect(step.socket) as sandbox:
         session = sandbox.session()
@@ -277,7 +277,6 @@ def test_a_step_can_be_told_to_die_with_its_parent(tmp_path, look):
     assert not (tmp_path / "sandbox" / "socket").exists()
 
 
-@pytest.mark.slow
 def test_a_second_sandbox_on_the_same_socket_is_refused_and_a_dead_ones_socket_is_taken(step):
     second = start_step(step.folder)
     assert second.wait(timeout=10) == 2
@@ -416,7 +415,6 @@ def test_the_room_needs_the_standard_library_only():
     subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True)
 
 
-@pytest.mark.slow
 def test_nothing_grows_over_many_sessions(sandbox):
     pid = sandbox._inner._started.process.pid
 
