@@ -187,7 +187,8 @@ class AsyncSession:
         """Run a block; its result, whatever happens: `lost` when the sandbox or the session is gone.
 
         `timeout`: wall seconds, without the wait for a free processor; `max_output`: characters kept of stdout, stderr and
-        result each. Code of more than 4 MiB as JSON is an `error` and is not run. ValueError for arguments that make no sense.
+        result each, at most 100,000. Code of more than 4 MiB as JSON is an `error` and is not run. ValueError for arguments that
+        make no sense.
         """
         if not isinstance(code, str):
             raise ValueError(f"code is {type(code).__name__}; give text")

@@ -105,6 +105,7 @@ DISPLAYED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_values_are_shown_as_ipython_shows_them(session):
     pretty = pytest.importorskip("IPython.lib.pretty").pretty
     given = "import collections, numpy, pandas, sympy\nx = sympy.Symbol('x')"
