@@ -58,7 +58,7 @@ class Forkserver:
     def __init__(self, settings: Settings, control: socket.socket, proc: int):
         self._settings, self._control, self._proc = settings, control, proc
         self._in_namespaces = settings.isolation == "namespaces"
-        self._binding = walls.Binding.of(settings.limits, settings.folders, self._in_namespaces)
+        self._binding = walls.Binding.of(settings.limits, self._in_namespaces)
         self._numbers: dict[int, int] = {}  # of sessions, by process
         self._removing: set[int] = set()
         self._landlock = landlock.version()
@@ -82,7 +82,7 @@ class Forkserver:
         found = libraries.import_and_exercise(self._settings.imported)
         blocks.prepare()
         limits = replace(self._settings.limits, begins_with_bytes=libraries.settle(self._proc))
-        self._binding = walls.Binding.of(limits, self._settings.folders, self._in_namespaces)
+        self._binding = walls.Binding.of(limits, self._in_namespaces)
         self._tell({"ready": True, "libraries": found, "display": blocks.DISPLAY})
         while True:
             heard, _, _ = select.select([self._control.fileno(), waker], [], [])

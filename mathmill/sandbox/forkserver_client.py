@@ -16,6 +16,7 @@ from typing import IO, Any
 from mathmill.sandbox import bubblewrap
 from mathmill.sandbox.forkserver import LARGEST_MESSAGE, Settings
 from mathmill.sandbox.process import SessionProcess
+from mathmill.sandbox.walls import OWN_FOLDER
 
 END_WITHIN_S = 2.0
 GOES_WITHIN_S = 0.3
@@ -181,8 +182,8 @@ def _session_environment() -> dict[str, str]:
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "HOME": "/tmp",
-        "TMPDIR": "/tmp",
+        "HOME": OWN_FOLDER,
+        "TMPDIR": OWN_FOLDER,
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",

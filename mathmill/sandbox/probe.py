@@ -48,10 +48,10 @@ def _alone() -> bool:
 
 
 def _own_files() -> bool:
-    """A read-only tree without /proc, and a /tmp that takes a file."""
-    with open("/tmp/probe", "w") as file:
+    """A read-only tree without /proc, and a folder that takes a file."""
+    with open("probe", "w") as file:
         file.write("x")
-    os.unlink("/tmp/probe")
+    os.unlink("probe")
     return (
         not os.path.exists("/proc/self") and not os.access("/", os.W_OK) and bool(os.statvfs("/").f_flag & os.ST_RDONLY)
     )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from mathmill.sandbox import kernel, landlock, seccomp
 
 NOBODY = 65534
+OWN_FOLDER = "/session"
+"""A session's own files, where it has a file system of its own; /tmp leads there too."""
 SYSTEM_FOLDERS = (
     "/lib",
     "/lib64",
@@ -116,28 +118,22 @@ def _build_root(libraries: list[str]) -> None:
         os.makedirs(folder, exist_ok=True)
         kernel.mount(_in_old(folder), folder, None, kernel.BIND | kernel.RECURSIVE)
         kernel.make_read_only(folder, kernel.NO_SUID | kernel.NO_DEV)
-    for folder, elsewhere in _below_tmp(folders):
-        os.makedirs(elsewhere)
-        kernel.mount(folder, elsewhere, None, kernel.BIND | kernel.RECURSIVE)
     os.makedirs("/etc", exist_ok=True)
     for path in SYSTEM_FILES:
         if os.path.exists(_in_old(path)):
             shutil.copyfile(_in_old(path), path)
     with open("/etc/passwd", "w") as file:
-        file.write(f"nobody:x:{NOBODY}:{NOBODY}:nobody:/tmp:/none\n")
+        file.write(f"nobody:x:{NOBODY}:{NOBODY}:nobody:{OWN_FOLDER}:/none\n")
     os.mkdir("/dev")
     for device in DEVICES:
         open(device, "x").close()
         kernel.mount("/.old" + device, device, None, kernel.BIND)
-    os.makedirs("/tmp", exist_ok=True)
+    os.mkdir(OWN_FOLDER)
+    if not os.path.exists("/tmp"):  # unless libraries lie below it
+        os.symlink(OWN_FOLDER, "/tmp")
     kernel.unmount("/.old")
     os.rmdir("/.old")
     kernel.mount(None, "/", None, kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | kernel.NO_SUID | kernel.NO_DEV)
-
-
-def _below_tmp(folders: list[str]) -> list[tuple[str, str]]:
-    below = [folder for folder in folders if folder.startswith("/tmp/")]
-    return [(folder, f"/.below-tmp/{number}") for number, folder in enumerate(below)]
 
 
 def _in_old(path: str) -> str:
@@ -164,18 +160,15 @@ class Binding:
 
     limits: list[tuple[int, tuple[int, int]]]
     tmpfs: str
-    below_tmp: list[tuple[str, str]]
-    """Libraries that the private /tmp would hide, and where they are seen too."""
     filter: kernel.Filter | None
     """None where it has to name the process's own number, which is known only then."""
 
     @staticmethod
-    def of(limits: Limits, folders: list[str], own_namespaces: bool) -> "Binding":
+    def of(limits: Limits, own_namespaces: bool) -> "Binding":
         """For sessions in namespaces of their own, where each is process 1, or for others."""
         return Binding(
             limits=_rlimits(limits, own_namespaces),
             tmpfs=f"size={limits.disk_mb}m,nr_inodes={MAX_FILES},mode=700",
-            below_tmp=_below_tmp(visible(folders)) if own_namespaces else [],
             filter=kernel.Filter(seccomp.program_for(1, own_files=True)) if own_namespaces else None,
         )
 
@@ -202,13 +195,10 @@ def _rlimits(limits: Limits, own_namespaces: bool) -> list[tuple[int, tuple[int,
 
 def bind_in_namespaces(binding: Binding) -> None:
     """In a fork of the process in the walls, born in a pid namespace of its own: own mount, net and user namespaces, a private
-    /tmp, no identity."""
+    folder, no identity."""
     kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NET, "a session's mount and net namespaces")
-    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, binding.tmpfs)
-    for folder, elsewhere in binding.below_tmp:
-        os.makedirs(folder)
-        kernel.mount(elsewhere, folder, None, kernel.BIND | kernel.RECURSIVE)
-    os.chdir("/tmp")
+    kernel.mount("tmpfs", OWN_FOLDER, "tmpfs", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, binding.tmpfs)
+    os.chdir(OWN_FOLDER)
     kernel.unshare(kernel.NEW_USERS, "a session's user namespace")
     _bind(binding)
 

@@ -272,7 +272,7 @@ def test_the_private_folder_is_private_empty_and_home(session, mode):
     assert told[0] == "0o700" if mode not in BY_NAMESPACE else told[0] in ("0o700", "0o1777", "0o755")
     folder = value(session.run("os.getcwd()"))
     if mode in BY_NAMESPACE:
-        assert folder == "/tmp"
+        assert folder == "/session"
 
 
 def test_the_private_folder_can_be_used(session):
@@ -285,7 +285,7 @@ def test_the_private_folder_can_be_used(session):
 def gone(folder: str, mode: str, look) -> bool:
     """Whether a session's folder goes away; one in memory of its own was never there."""
     if mode in BY_NAMESPACE:
-        return folder == "/tmp"
+        return folder == "/session"
     return look.becomes_true(lambda: not Path(folder).exists())
 
 
