@@ -62,7 +62,7 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
         "MATHMILL_NODE_DIR": str(node),
         "PYTHONPATH": str(Path.cwd()),
     }
-    with process(REPLAY, recorded, port, delay_s), process("-m", "mathmill.sandbox", env=environment):
+    with process(REPLAY, recorded, port, delay_s), process("-m", "mathmill.sandbox", "serve", env=environment):
         wait_until(lambda: port.exists() and (node / "sandbox" / "socket").exists())
         run.jobs.mkdir()
         section = {

@@ -127,10 +127,18 @@ def _start_parent(tmp_path: Path, mode: str) -> tuple[subprocess.Popen, list[int
 def _all_gone(pids: list[int], within_s: float = 5) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if not any(map(_runs, pids)):
             return True
         time.sleep(0.05)
     return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process is there and is more than an entry that nobody has waited for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
