@@ -36,6 +36,8 @@ TARGET = 0.995
 AT_ONCE = 64
 LONG_S, SHORT_S = 120.0, 20.0
 """Limit of a program that ended when it was recorded, on whatever machine that was; and of one that may not have."""
+LIMIT_THEN_S = 5.0
+"""What a program-of-thoughts program had, on the machine of the recording."""
 NOTHING = "(nothing recorded)"
 PRINTED_NOTHING = "IndexError: list index out of range"
 EXECUTOR_NAMES = {
@@ -93,6 +95,7 @@ class Replay:
     status: str
     readings: list[Any]
     detail: str
+    cpu_s: float = 0.0
 
     @property
     def equal(self) -> bool:
@@ -134,6 +137,10 @@ def _same_exception(replay: Replay) -> bool:
     return kind is not None and any(str(reading).startswith(kind[0]) for reading in replay.readings)
 
 
+def _near_the_limit(replay: Replay) -> bool:
+    return not replay.program.printed and replay.program.recorded is None and replay.cpu_s > LIMIT_THEN_S / 4
+
+
 def _uses(pattern: str) -> Callable[[Replay], bool]:
     return lambda replay: re.search(pattern, replay.program.code) is not None
 
@@ -141,6 +148,7 @@ def _uses(pattern: str) -> Callable[[Replay], bool]:
 REASONS = (
     Reason("the recording holds no outcome of this program", False, lambda replay: replay.program.recorded == NOTHING),
     Reason("the recording is a timeout", False, lambda replay: "Timed Out" in str(replay.program.recorded)),
+    Reason("the recording's executor stopped programs after 5 s, and this one takes seconds", False, _near_the_limit),
     Reason("uses the clock or random numbers", False, _uses(r"\b(random|time|datetime|date)\.\w+\(")),
     Reason(
         "prints a set, in the order of that process's hashes", False, lambda r: _uses(r"\bset\(")(r) and _same_items(r)
@@ -228,7 +236,7 @@ async def replay(sandbox: AsyncSandbox, program: Program) -> Replay:
         else:
             readings = [None]
     detail = "\n".join(told.stderr.splitlines()[-1:])
-    return Replay(program, told.status, as_recorded(program.file, readings), detail)
+    return Replay(program, told.status, as_recorded(program.file, readings), detail, told.cpu_s)
 
 
 async def replay_all(programs: list[Program], quiet: bool = False) -> list[Replay]:
