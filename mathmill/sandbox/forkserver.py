@@ -128,8 +128,12 @@ class Forkserver:
             descriptor = os.pidfd_open(pid)
         except OSError:  # Linux before 5.3
             return self._tell({"started": number})
-        self._tell({"started": number}, (descriptor,))
-        os.close(descriptor)
+        try:
+            self._tell({"started": number}, (descriptor,))
+        except OSError:  # this user has too many descriptors on their way in sockets, anywhere on the machine
+            self._tell({"started": number})
+        finally:
+            os.close(descriptor)
 
     def _fork(self, number: int) -> int:
         """fork, in a new pid namespace where they are to be had; only `unshare` once is allowed, so we go back each time."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -140,6 +141,38 @@ def test_after_the_forking_process_died_reduced_sessions_go_on_too(look):
         time.sleep(0.3)  # a block in flight would be lost
         told = [session.run("x, open('kept').read()") for session in sessions]
         assert [one.result for one in told] == [f"({number}, 'x')" for number in range(6)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can send so many")
+def test_other_programs_of_the_user_that_send_many_descriptors_are_no_harm(tmp_path):
+    (tmp_path / "own").mkdir(mode=0o700)
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for _ in range(40):
+        socket.send_fds(ends[0], [b"unread"], [ends[0].fileno()] * 10)
+    command = [
+        "unshare",
+        "--user",
+        "--map-user=1000",
+        sys.executable,
+        "-m",
+        "mathmill.sandbox",
+        "serve",
+        "--libraries",
+        "",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    serving = subprocess.Popen(
+        [*command, "--address", f"unix:{tmp_path}/own/s"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        with Sandbox.connect(serving.stdout.readline().split()[1]) as sandbox, sandbox.session() as session:
+            assert session.run("1 + 1").result == "2"
+            assert session.run("while True: pass", timeout=0.3).status == "timeout"
+    finally:
+        serving.terminate()
+        serving.communicate()
+        for end in ends:
+            end.close()
 
 
 @pytest.mark.parametrize("limit", ["-n 256", "-t 1800"])
