@@ -60,7 +60,6 @@ class Forkserver:
         self._in_namespaces = settings.isolation == "namespaces"
         self._binding = walls.Binding.of(settings.limits, self._in_namespaces)
         self._numbers: dict[int, int] = {}  # of sessions, by process
-        self._removing: set[int] = set()
         self._landlock = landlock.version()
         self._readable = [] if self._in_namespaces else _opened(settings.folders)
         self._own_pids = -1
@@ -187,7 +186,6 @@ class Forkserver:
                 return
             if pid == 0:
                 return
-            self._removing.discard(pid)
             number = self._numbers.pop(pid, None)
             if number is not None:
                 cpu_s = usage.ru_utime + usage.ru_stime
@@ -206,7 +204,6 @@ class Forkserver:
                     remove_tree(folder)
                 finally:
                     os._exit(0)
-            self._removing.add(pid)
 
     def _probe(self) -> dict[str, str]:
         """What holds a session here, found out by one that tries: the layer, and empty or why it does not hold."""
