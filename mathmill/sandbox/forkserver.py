@@ -198,7 +198,10 @@ class Forkserver:
         try:
             os.rmdir(folder)
         except OSError:
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:  # no process to be had: it goes when the sandbox ends
+                return
             if pid == 0:
                 try:
                     remove_tree(folder)
