@@ -12,7 +12,7 @@ from tests.sandbox.hostile.attempts import ENDED, REFUSED, assert_goes_on, call,
 
 ANSWER = {"id": 1, "status": "ok", "result": "forged", "traceback": "", "cut": False, "cpu_s": 0.1}
 """What a genuine runner answers to the first block."""
-SOON_S = 2.0
+SOON_S = 5.0
 
 
 def sent(data: bytes, then: str = "time.sleep(9)") -> str:
