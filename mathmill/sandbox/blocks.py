@@ -128,7 +128,7 @@ def answer(command: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:
+        except BaseException:  # the block closed it, or put something of its own there
             pass
     return {
         "id": command["id"],
