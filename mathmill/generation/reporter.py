@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mathmill.generation.client import CompletionClient
-from mathmill.generation.shards import Key, progress, published_rows
+from mathmill.generation.progress import progress
+from mathmill.generation.shards import Key, published_rows
 from mathmill.records import Solution
 from mathmill.run import Run
 

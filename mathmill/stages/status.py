@@ -12,7 +12,7 @@ from mathmill.launch.show import count
 from mathmill.options import script
 
 if TYPE_CHECKING:
-    from mathmill.generation.shards import SetProgress
+    from mathmill.generation.progress import SetProgress
     from mathmill.launch.status import JobState, TaskState
     from mathmill.launch.submissions import Submission
     from mathmill.run import Run
@@ -52,7 +52,7 @@ def sets_progress(run: "Run") -> "list[SetProgress]":
     """How far each sample set is; none where the run has no samples."""
     if not run.solutions.is_dir():
         return []
-    from mathmill.generation.shards import progress
+    from mathmill.generation.progress import progress
 
     return progress(run)
 

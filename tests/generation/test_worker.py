@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mathmill.generation.shards import set_progress
+from mathmill.generation.progress import set_progress
 from mathmill.generation.summary import solutions
 from tests.generation.making import problems_like, run_with
 
