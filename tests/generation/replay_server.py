@@ -1,4 +1,4 @@
-"""A server of `/v1/completions` that replays recorded solutions: python replay_server.py RECORDED.jsonl[.gz] PORT_FILE [DELAY_S [LOG]]
+"""A server of `/v1/completions` that replays recorded solutions: replay_server.py RECORDED.jsonl[.gz] PORT_FILE [DELAY_S [LOG]]
 
 Every line of the file holds `problem` and `trace` (a solution with ```python blocks and the ```output an interpreter gave).
 It is asked with the project's code_sft prompt; it answers with the recorded text up to the end of the next block of code,
