@@ -1,5 +1,6 @@
 """What a user sees while samples are made: a live line in a terminal, plain lines in a batch job's log."""
 
+import contextlib
 import threading
 import time
 
@@ -81,7 +82,8 @@ class Reporter:
         if text != self._said:
             self._said = text
             stamp = "" if self._live is not None else time.strftime("%H:%M:%S ")
-            self.console.print(f"{stamp}{text}", highlight=False, markup=False)
+            with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+                self.console.print(f"{stamp}{text}", highlight=False, markup=False)
 
     def rates(self, in_full: bool = True) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-9)

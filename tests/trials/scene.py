@@ -206,23 +206,28 @@ class Process:
 
 
 def processes_of(job_id: str) -> list[Process]:
-    """Every process of a job's tasks just now."""
-    said = subprocess.run(
-        ["squeue", "--noheader", f"--jobs={job_id}", "--format=%A"], capture_output=True, text=True, check=False
-    )
-    raw = set(said.stdout.split())
+    """Every process of a job's tasks just now. A sandbox knows its task only under our own name for it."""
+    command = ["squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%A %i"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    task_of = dict(line.split() for line in said.stdout.splitlines())
+    job_of = {task: job for job, task in task_of.items()}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            environment = (folder / "environ").read_bytes()
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            pairs = [
+                pair.partition("=") for pair in (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            ]
         except OSError:
             continue
+        environment = {name: value for name, _, value in pairs}
         if step := re.fullmatch(r"slurmstepd: \[(\d+)\.(\w+)\].*", words[0].strip()):
-            if step[1] in raw:
-                found.append(Process(int(folder.name), "step" if step[2].isdigit() else "watcher", step[1]))
-        elif (job := re.search(rb"(?:^|\0)SLURM_JOB_ID=(\d+)", environment)) and job[1].decode() in raw:
-            found.append(Process(int(folder.name), kind_of(words), job[1].decode()))
+            job, kind = step[1], "step" if step[2].isdigit() else "watcher"
+        else:
+            job = environment.get("SLURM_JOB_ID") or job_of.get(environment.get("MATHMILL_JOB", ""), "")
+            kind = kind_of(words)
+        if job in task_of:
+            found.append(Process(int(folder.name), kind, job))
     return found
 
 
