@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mathmill.generation.parts import whole_rows
@@ -206,29 +206,32 @@ class Process:
 
 
 def processes_of(job_id: str) -> list[Process]:
-    """Every process of a job's tasks just now. A sandbox knows its task only under our own name for it."""
-    command = ["squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%A %i"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    task_of = dict(line.split() for line in said.stdout.splitlines())
-    job_of = {task: job for job, task in task_of.items()}
+    """Every process of a job's tasks just now, by the cgroup that Slurm keeps it in, or by its environment."""
+    command = ["squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%A"]
+    jobs = set(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
     found = []
+    step_kinds: dict[str, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            pairs = [
-                pair.partition("=") for pair in (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-            ]
+            place = re.search(r"/job_(\d+)/step_\w+", (folder / "cgroup").read_text())
+            named = re.search(rb"(?:^|\0)SLURM_JOB_ID=(\d+)", (folder / "environ").read_bytes())
         except OSError:
             continue
-        environment = {name: value for name, _, value in pairs}
-        if step := re.fullmatch(r"slurmstepd: \[(\d+)\.(\w+)\].*", words[0].strip()):
-            job, kind = step[1], "step" if step[2].isdigit() else "watcher"
+        if watcher := re.fullmatch(r"slurmstepd: \[(\d+)\.(\w+)\].*", words[0].strip()):
+            job, kind = watcher[1], "step" if watcher[2].isdigit() else "watcher"
         else:
-            job = environment.get("SLURM_JOB_ID") or job_of.get(environment.get("MATHMILL_JOB", ""), "")
+            job = place[1] if place else named[1].decode() if named else ""
             kind = kind_of(words)
-        if job in task_of:
-            found.append(Process(int(folder.name), kind, job))
-    return found
+        if job in jobs:
+            found.append((Process(int(folder.name), kind, job), place[0] if place else ""))
+            if kind in ("server", "sandbox", "client") and place:
+                step_kinds[place[0]] = kind
+    # what a sandbox or a server started belongs to it
+    return [
+        replace(process, kind=step_kinds.get(step, "other")) if process.kind == "other" else process
+        for process, step in found
+    ]
 
 
 def kind_of(words: list[str]) -> str:
