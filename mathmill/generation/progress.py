@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mathmill.generation.sets import SetFolder, set_folders
-from mathmill.generation.shards import Shard, cut, names_in, published, quarantined, reopened, shard_of
+from mathmill.generation.shards import Shard, all_shards, cut, names_in, published, quarantined, reopened, shard_of
 from mathmill.run import Run
 
 _LEADING = re.compile(rb'\{"problem_id":("(?:[^"\\]|\\.)*","sample_index":\d+)[,}]')
@@ -41,6 +41,29 @@ def set_progress(folder: SetFolder) -> SetProgress:
 def progress(run: Run) -> list[SetProgress]:
     """How far every sample set of a run is."""
     return [set_progress(folder) for folder in set_folders(run)]
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """Shards of a set by what becomes of them just now."""
+
+    done: int
+    at_work: int
+    """Claimed by a worker that lives."""
+    waiting: int
+
+
+def shard_counts(folder: SetFolder, live: set[str]) -> ShardCounts:
+    """`live`: the names of the workers that live."""
+    shards, done = all_shards(folder, folder.load()), published(folder)
+    highest: dict[str, int] = {}
+    for name in names_in(folder.claims):
+        shard, _, number = name.rpartition(".")
+        if shard and shard not in done and number.isdigit():
+            highest[shard] = max(int(number), highest.get(shard, 0))
+    at_work = sum((folder.claims / f"{shard}.{number}").read_text() in live for shard, number in highest.items())
+    num_left = sum(shard.name not in done for shard in shards)
+    return ShardCounts(done=len(shards) - num_left, at_work=at_work, waiting=num_left - at_work)
 
 
 def num_set_aside(folder: SetFolder, shard: Shard) -> int:

@@ -13,6 +13,7 @@ from mathmill.errors import UserError
 from mathmill.files import write_whole
 from mathmill.generation.claims import Claims, Heartbeat, WorkerCard, this_worker
 from mathmill.generation.client import CompletionClient, seeds_are_honoured
+from mathmill.generation.effort import EffortNotes
 from mathmill.generation.journal import OpenShard
 from mathmill.generation.options import WorkerOptions
 from mathmill.generation.parts import clear_away_what_is_published, journaled, publish
@@ -232,6 +233,7 @@ async def run_worker(run: Run, options: WorkerOptions) -> int:
             solver = Solver(one, text_maker(one.prompt, options.model_path), origin, client, own_sandbox, grading)
             solvers.append((folder, solver, problems))
         reporter = stack.enter_context(Reporter(run, client))
+        stack.enter_context(EffortNotes(run, card.name, card.job, card.restart, reporter.counts))
         worker = Worker(run, card, solvers, Claims(run, card), client, reporter)
         return await end_well(worker, options.drain_s)
 

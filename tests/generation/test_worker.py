@@ -82,6 +82,7 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
             }
             return process("-m", "mathmill.generation", job, env=ours, stderr=subprocess.PIPE, text=True)
 
+        worker.environment = {**environment, "MATHMILL_JOB": "7_0"}
         yield made, worker
 
 
