@@ -201,7 +201,7 @@ class Process:
 
     pid: int
     kind: str
-    """client, server, sandbox, step (a step's srun or slurmstepd), watcher (the script's slurmstepd), or other."""
+    """client, server, sandbox, step (its srun), watcher (a slurmstepd, whose death Slurm sees after minutes), or other."""
     slurm_job: str
 
 
@@ -219,7 +219,7 @@ def processes_of(job_id: str) -> list[Process]:
         except OSError:
             continue
         if watcher := re.fullmatch(r"slurmstepd: \[(\d+)\.(\w+)\].*", words[0].strip()):
-            job, kind = watcher[1], "step" if watcher[2].isdigit() else "watcher"
+            job, kind = watcher[1], "watcher"
         else:
             job = place[1] if place else named[1].decode() if named else ""
             kind = kind_of(words)

@@ -74,14 +74,17 @@ def until_interrupted_often(
         while done < wanted:
             started = [begin(kind, number + place, url, cluster, num_problems, *more) for place in range(RUNS_AT_ONCE)]
             number += len(started)
-            for trial, job in started:
-                wait_until(lambda trial=trial: settled(trial) >= 8, 240, f"{trial.name}'s first rows")
-                assert in_queue(job)
             for trial, _ in started:
+                wait_until(lambda trial=trial: settled(trial) >= 8, 240, f"{trial.name}'s first rows")
                 trial.acknowledge()
             interrupt()
             done += sum(finish(trial, job, log, state) > 0 for trial, job in started)
             print(f"{done} of {number} runs were interrupted ({state}) and completed by themselves", flush=True)
+
+
+def nodes_in_use() -> list[str]:
+    used = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%N"], capture_output=True, text=True, check=True)
+    return sorted(set(used.stdout.split()))
 
 
 def settled(trial: Trial) -> int:
@@ -91,11 +94,11 @@ def settled(trial: Trial) -> int:
 
 def test_preempted_runs_complete_by_themselves(workdir, slurm):
     def preempt() -> None:
-        for node in slurm.nodes:
-            slurm.call("srun", "--partition=batch", f"--nodelist={node}", "--exclusive", "sleep", "1")
+        nodes = ",".join(nodes_in_use())
+        slurm.call("srun", "--partition=batch", f"--nodelist={nodes}", "--exclusive", "sleep", "1")
 
     cluster = site("preempt", partitions={"gpu": "preempt", "cpu": "preempt"}, cpus=8)
-    until_interrupted_often("preemptions", cluster, "PREEMPTED", preempt, 40)
+    until_interrupted_often("preemptions", cluster, "PREEMPTED", preempt, 60)
 
 
 def test_runs_at_their_time_limit_complete_by_themselves(workdir, slurm):
@@ -105,8 +108,7 @@ def test_runs_at_their_time_limit_complete_by_themselves(workdir, slurm):
 
 def test_runs_that_lose_a_node_complete_by_themselves(workdir, slurm):
     def lose() -> None:
-        used = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%N"], capture_output=True, text=True, check=True)
-        lost = sorted(set(used.stdout.split()))[:2]
+        lost = nodes_in_use()[:2]
         for node in lost:
             slurm.fail(node)
         wait_until(
@@ -120,7 +122,7 @@ def test_runs_that_lose_a_node_complete_by_themselves(workdir, slurm):
             "the return",
         )
 
-    until_interrupted_often("lost_nodes", site("test", cpus=8), "NODE_FAIL", lose, 40)
+    until_interrupted_often("lost_nodes", site("test", cpus=8), "NODE_FAIL", lose, 60)
 
 
 def test_a_cancelled_run_ends_within_seconds_and_stays_dead(workdir, slurm):

@@ -23,7 +23,7 @@ def kill_one(job_id: str, chance: random.Random) -> str:
     """Kill a random process of a random kind, or a whole task at once; the kind, or nothing where none of it runs."""
     processes = processes_of(job_id)
     kind = chance.choice(KINDS)
-    if kind == "task":  # but for the slurmstepd of its script: that is a lost node, which Slurm sees after minutes
+    if kind == "task":  # but for Slurm's own slurmstepd: without it Slurm takes the node for lost
         tasks = sorted({process.slurm_job for process in processes})
         task = chance.choice(tasks) if tasks else ""
         victims = [process for process in processes if process.slurm_job == task and process.kind != "watcher"]
