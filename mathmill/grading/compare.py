@@ -6,6 +6,7 @@ from functools import lru_cache
 from mathmill.grading.guard import too_costly
 from mathmill.grading.marks import by_marks
 from mathmill.grading.numbers import PlainNumber, read_number, same_number
+from mathmill.grading.omi1 import TOLERANCE, grade_as_published
 from mathmill.grading.parts import by_numbers
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight, trimmed
@@ -53,8 +54,6 @@ def grade_quickly(predicted: str | None, expected: str | None, policy: str = "de
     if one.text == other.text:
         return Grade(is_correct=True, rule="text")
     if rules.published:
-        from mathmill.grading.omi1 import grade_as_published
-
         return grade_as_published(one.text, other.text)
     return (
         _by_number(one, other, rules)
@@ -66,14 +65,13 @@ def grade_quickly(predicted: str | None, expected: str | None, policy: str = "de
 
 def grade_slowly(predicted: str, expected: str, policy: str = "default") -> Grade:
     """The verdict of math-verify and of the second look; `crash` where they failed. Imports SymPy."""
-    from mathmill.grading.omi1 import TOLERANCE
-    from mathmill.grading.second_look import look_again, withdraw
+    from mathmill.grading.second_look import is_mistaken_yes, look_again
     from mathmill.grading.symbolic import equal, equal_within
 
     rules = policy_named(policy)
     predicted, expected = trimmed(predicted), trimmed(expected)
     try:
-        if equal(predicted, expected) and (rules.published or not withdraw(predicted, expected, policy)):
+        if equal(predicted, expected) and (rules.published or not is_mistaken_yes(predicted, expected, policy)):
             return Grade(is_correct=True, rule="symbolic")
         if rules.published:
             is_close = equal_within(predicted, expected, TOLERANCE)
