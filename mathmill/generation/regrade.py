@@ -10,7 +10,8 @@ from mathmill.files import publish_once
 from mathmill.generation.sets import SetFolder
 from mathmill.generation.shards import published
 from mathmill.grading import GradingPool
-from mathmill.grading.pairs import Tally, grade_all
+from mathmill.grading.pairs import Tally
+from mathmill.grading.pool import grade_all
 from mathmill.records import Grade, Solution, lines_of, read_records
 
 
@@ -66,13 +67,13 @@ def open_verdicts(folder: SetFolder, name: str, policy: str) -> Path:
     return verdicts
 
 
-def regrade(folder: SetFolder, name: str, policy: str, pool: GradingPool, advance=lambda num_rows: None) -> Regrading:
+def regrade(folder: SetFolder, name: str, pool: GradingPool, advance=lambda num_rows: None) -> Regrading:
     """Grade every published shard of a set that has no verdicts of this name yet; count all of them.
 
     A file of verdicts appears whole, under its shard's name, so that two at once or a kill do no harm. Returns the counts
     over all published shards.
     """
-    verdicts = open_verdicts(folder, name, policy)
+    verdicts = open_verdicts(folder, name, pool.policy)
     regrading = Regrading()
     for shard in sorted(published(folder)):
         solutions = list(read_records(folder.folder / f"{shard}.jsonl", Solution))

@@ -33,7 +33,7 @@ def grade_pairs(options: PairsOptions) -> None:
 
     pool = GradingPool(options.workers, options.timeout_s, options.memory_mb, options.policy)
     try:
-        tally = grade_file(options.pairs, options.output, pool, options.policy)
+        tally = grade_file(options.pairs, options.output, pool)
     finally:
         pool.close()
     for line in tally.lines():

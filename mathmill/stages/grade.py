@@ -47,7 +47,7 @@ def grade_run(options: GradeOptions) -> None:
     try:
         for folder in folders:
             with progress_bar(folder.folder.name) as advance:
-                regrading = regrade(folder, name, options.policy, pool, advance)
+                regrading = regrade(folder, name, pool, advance)
             print(f"{folder.folder.name}, policy {options.policy}: {verdict_folder(folder, name)}")
             for line in regrading.lines():
                 print(f"  {line}")

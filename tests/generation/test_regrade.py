@@ -50,7 +50,7 @@ def content(made):
 def test_verdicts_are_keyed_and_lie_beside_shards_that_stay_as_they_are(pool, tmp_path):
     _, made = finished_run(tmp_path)
     before = content(made)
-    regrading = regrade(made, "default", "default", pool)
+    regrading = regrade(made, "default", pool)
 
     assert content(made) == before
     for shard in cut(made.load(), made.extents()):
@@ -63,12 +63,12 @@ def test_verdicts_are_keyed_and_lie_beside_shards_that_stay_as_they_are(pool, tm
 
 def test_a_second_time_grades_only_what_is_new_and_counts_all(pool, tmp_path, monkeypatch):
     _, made = finished_run(tmp_path)
-    first = regrade(made, "default", "default", pool)
+    first = regrade(made, "default", pool)
     verdicts = made.folder / "verdicts" / "default"
     missing = sorted(verdicts.glob("p*.jsonl"))[1]
     missing.unlink()
     kept = {path: path.stat().st_mtime_ns for path in verdicts.glob("p*.jsonl")}
-    again = regrade(made, "default", "default", pool)
+    again = regrade(made, "default", pool)
 
     assert again.tally == first.tally and missing.exists()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -76,9 +76,9 @@ def test_a_second_time_grades_only_what_is_new_and_counts_all(pool, tmp_path, mo
 
 def test_policies_lie_side_by_side_and_one_name_has_one_policy(pool, tmp_path):
     _, made = finished_run(tmp_path)
-    regrade(made, "loose", "omi1", GradingPool(policy="omi1"))
+    regrade(made, "loose", GradingPool(policy="omi1"))
     with pytest.raises(UserError, match="was begun with policy omi1; use another --name, or that policy"):
-        regrade(made, "loose", "default", pool)
+        regrade(made, "loose", pool)
 
 
 def test_the_stage_prints_counts_and_refuses_names_that_are_no_folder(tmp_path, capsys):

@@ -13,8 +13,8 @@ import pytest
 
 from mathmill.grading import GradingPool, grade, symbolic
 from mathmill.grading.compare import read
-from mathmill.grading.pairs import grade_all
 from mathmill.grading.parts import bracketed, items
+from mathmill.grading.pool import grade_all
 
 BENCHMARKS = ("math/train", "math/test", "olympiadbench/test", "amc23/test", "aime24/test", "omni-math-rule/test",
               "minerva-math/test")  # fmt: skip

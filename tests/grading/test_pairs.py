@@ -43,7 +43,7 @@ def read_lines(path: Path) -> list[dict]:
 
 def test_every_row_keeps_its_fields_and_gets_a_verdict(pool, tmp_path):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "out" / "verdicts.jsonl"
-    tally = grade_file(pairs, output, pool, "default")
+    tally = grade_file(pairs, output, pool)
 
     rows = read_lines(output)
     assert [{**row, "verdict": 0} for row in rows] == [{**row, "verdict": 0} for row in PAIRS]
@@ -59,11 +59,11 @@ def test_every_row_keeps_its_fields_and_gets_a_verdict(pool, tmp_path):
 
 def test_a_run_killed_at_any_byte_goes_on_to_the_same_file(pool, tmp_path):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "verdicts.jsonl"
-    whole_tally = grade_file(pairs, output, pool, "default")
+    whole_tally = grade_file(pairs, output, pool)
     whole = output.read_bytes()
     for size in range(len(whole) + 1):
         output.write_bytes(whole[:size])
-        tally = grade_file(pairs, output, pool, "default")
+        tally = grade_file(pairs, output, pool)
         assert output.read_bytes() == whole and tally == whole_tally
 
 
@@ -78,22 +78,22 @@ def test_a_run_killed_at_any_byte_goes_on_to_the_same_file(pool, tmp_path):
 def test_a_row_that_cannot_be_graded_is_named_and_those_before_it_are_written(pool, tmp_path, rows, complaint):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, *rows]), tmp_path / "verdicts.jsonl"
     with pytest.raises(UserError, match=complaint):
-        grade_file(pairs, output, pool, "default")
+        grade_file(pairs, output, pool)
     assert len(read_lines(output)) == len(PAIRS)
 
 
 def test_verdicts_of_other_pairs_or_another_policy_are_refused(pool, tmp_path):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "verdicts.jsonl"
-    grade_file(pairs, output, pool, "default")
+    grade_file(pairs, output, pool)
     before = output.read_bytes()
     with pytest.raises(UserError, match="was graded with policy default"):
-        grade_file(pairs, output, pool, "strict")
+        grade_file(pairs, output, GradingPool(policy="strict"))
     with pytest.raises(UserError, match=r"verdicts.jsonl:1: is not the verdict of .*other.jsonl:1"):
-        grade_file(write_pairs(tmp_path / "other.jsonl", PAIRS[::-1]), output, pool, "default")
+        grade_file(write_pairs(tmp_path / "other.jsonl", PAIRS[::-1]), output, pool)
     with pytest.raises(UserError, match="has more rows than"):
-        grade_file(write_pairs(tmp_path / "fewer.jsonl", PAIRS[:2]), output, pool, "default")
+        grade_file(write_pairs(tmp_path / "fewer.jsonl", PAIRS[:2]), output, pool)
     with pytest.raises(UserError, match="is also the file of pairs"):
-        grade_file(pairs, pairs, pool, "default")
+        grade_file(pairs, pairs, pool)
     assert output.read_bytes() == before
 
 
@@ -138,7 +138,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     script = (
         "import sys; from pathlib import Path; from mathmill.grading import GradingPool;"
         "from mathmill.grading.pairs import grade_file;"
-        "grade_file(Path(sys.argv[1]), Path(sys.argv[2]), GradingPool(), 'default');"
+        "grade_file(Path(sys.argv[1]), Path(sys.argv[2]), GradingPool());"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     peaks = []
