@@ -7,7 +7,7 @@ from mathmill.grading.guard import too_costly
 from mathmill.grading.marks import by_marks
 from mathmill.grading.numbers import PlainNumber, read_number, same_number
 from mathmill.grading.omi1 import TOLERANCE, grade_as_published
-from mathmill.grading.parts import by_numbers
+from mathmill.grading.parts import by_parts
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight, trimmed
 from mathmill.records import Grade
@@ -59,7 +59,7 @@ def grade_quickly(predicted: str | None, expected: str | None, policy: str = "de
         _by_number(one, other, rules)
         or _by_text(one, other)
         or by_marks(one.text, other.text, rules)
-        or _by_parts(one, other, rules)
+        or by_parts(one.text, other.text, rules)
     )
 
 
@@ -109,8 +109,3 @@ def _by_text(one: Reading, other: Reading) -> Grade | None:
     if one.is_costly or other.is_costly:
         return Grade(is_correct=False, rule="guard")
     return None
-
-
-def _by_parts(one: Reading, other: Reading, policy: Policy) -> Grade | None:
-    verdict = by_numbers(one.text, other.text, policy)
-    return None if verdict is None else Grade(is_correct=verdict, rule="number")
