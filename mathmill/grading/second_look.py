@@ -155,7 +155,7 @@ RULES: dict[str, Rule] = {
     "list": _list,
     "tuple": _tuple,
 }
-"""In the order in which they are tried; each row of tests/cases/ that needs one names it."""
+"""In the order in which they are tried."""
 
 
 def _both_signs(item: str) -> list[str]:
