@@ -58,7 +58,7 @@ def test_verdicts_are_keyed_and_lie_beside_shards_that_stay_as_they_are(pool, tm
         keys = [(row["problem_id"], row["sample_index"]) for row in map(json.loads, lines)]
         assert keys == shard.keys(problems_like(8))
     assert regrading.tally.rules == {(True, "number"): 8, (False, "number"): 4, (False, "no-answer"): 4}
-    assert (regrading.num_now_correct, regrading.num_now_wrong, regrading.num_now_unknown) == (0, 8, 0)
+    assert regrading.changed == {False: 8}
 
 
 def test_a_second_time_grades_only_what_is_new_and_counts_all(pool, tmp_path, monkeypatch):

@@ -88,9 +88,8 @@ def bucket(answer: str) -> tuple:
     within = bracketed(reading.text)
     if within:
         return "brackets", len(within[1])
-    return "costly" if reading.is_costly else "matrix" if "matrix" in reading.text else "=" * ("=" in answer), len(
-        items(reading.text)
-    )
+    shape = "costly" if reading.is_costly else "matrix" if "matrix" in reading.text else "=" * ("=" in answer)
+    return shape, len(items(reading.text))
 
 
 def too_late(*_) -> None:
