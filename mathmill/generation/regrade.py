@@ -77,10 +77,17 @@ def regrade(folder: SetFolder, name: str, pool: GradingPool, advance=lambda num_
         path = verdicts / f"{shard}.jsonl"
         if not path.exists():
             publish_once(path, lines_of(_verdicts_of(solutions, pool)))
-        for solution, verdict in zip(solutions, read_records(path, KeyedVerdict), strict=True):
+        found = list(read_records(path, KeyedVerdict))
+        if [_key(verdict) for verdict in found] != [_key(solution) for solution in solutions]:
+            raise UserError(f"{path}: its rows are not those of {shard}.jsonl; remove it, and it is made anew")
+        for solution, verdict in zip(solutions, found, strict=True):
             regrading.add(solution, verdict)
         advance(len(solutions))
     return regrading
+
+
+def _key(row: Solution | KeyedVerdict) -> tuple[str, int]:
+    return row.problem_id, row.sample_index
 
 
 def _verdicts_of(solutions: list[Solution], pool: GradingPool) -> list[KeyedVerdict]:

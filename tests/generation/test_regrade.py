@@ -90,3 +90,13 @@ def test_the_stage_prints_counts_and_refuses_names_that_are_no_folder(tmp_path, 
         grade_run(GradeOptions(run=str(run.folder), name="../out"))
     with pytest.raises(UserError, match="no grading policy 'x'"):
         grade_run(GradeOptions(run=str(run.folder), policy="x"))
+
+
+def test_verdicts_that_somebody_cut_short_are_named(pool, tmp_path):
+    _, made = finished_run(tmp_path)
+    regrade(made, "default", pool)
+    path = min((made.folder / "verdicts" / "default").glob("p*.jsonl"))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+    with pytest.raises(UserError, match=rf"{path.name}: its rows are not those"):
+        regrade(made, "default", pool)
