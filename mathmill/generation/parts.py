@@ -14,14 +14,19 @@ from mathmill.records import Problem, Solution
 Row = TypeVar("Row", Solution, SetAside)
 
 
-def whole_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Key, bytes]]:
-    """Key and bytes of every whole row; a torn last line and garbage are passed over, to be made again."""
+def whole_lines(path: Path) -> list[bytes]:
+    """All lines but a torn last one."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:  # published and removed by another worker meanwhile
-        return
+        return []
+    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def whole_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Key, bytes]]:
+    """Key and bytes of every whole row; a torn last line and garbage are passed over, to be made again."""
     decoder = msgspec.json.Decoder(kind)
-    for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+    for line in whole_lines(path):
         try:
             row = decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
