@@ -44,9 +44,10 @@ def begin(name: str, number: int, url: str, cluster: str, num_problems: int, *mo
 def finish(trial: Trial, job: str, log: Path, interruption: str) -> int:
     """Wait for the end that the run finds by itself, prove it, and count the starts that were interrupted."""
     wait_for_end(job, END_S)
+    # the accounting hears of the ends a little later; the latest start of each task comes last
+    wait_until(lambda: not {"RUNNING", "PENDING"} & set(dict(attempts(job)).values()), 120, "the accounting")
     states = attempts(job)
-    last = dict(states)  # the latest start of each task comes last
-    assert set(last.values()) == {"COMPLETED"}, (states, trial.logs())
+    assert set(dict(states).values()) == {"COMPLETED"}, (states, trial.logs())
     trial.check()
     assert trial.num_submitted == 1
     counts = Counter(state for _, state in states)
