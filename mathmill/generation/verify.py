@@ -55,7 +55,8 @@ class Proof:
             head += f", {self.num_set_aside:,} in quarantine"
         if self.num_to_come:
             head += f", {self.num_to_come:,} still to come in {self.num_shards_to_come:,} shards"
-        head += f"; {self.num_wrong:,} things are wrong" if self.num_wrong else "; nothing is wrong"
+        wrong = "1 thing is" if self.num_wrong == 1 else f"{self.num_wrong:,} things are"
+        head += f"; {wrong} wrong" if self.num_wrong else "; nothing is wrong"
         more = [f"and {self.num_wrong - len(self.wrong):,} more"] if self.num_wrong > len(self.wrong) else []
         return [head, *(f"  {line}" for line in self.wrong + more)]
 
