@@ -17,6 +17,7 @@ from mathmill.errors import UserError
 from mathmill.files import publish_once
 from mathmill.generation.lengths import lengths_of
 from mathmill.generation.options import WorkerOptions
+from mathmill.generation.parts import reopen
 from mathmill.generation.progress import num_set_aside
 from mathmill.generation.sets import (
     SampleSet,
@@ -27,7 +28,7 @@ from mathmill.generation.sets import (
     sets_of,
     shard_shape,
 )
-from mathmill.generation.shards import cut, published, quarantined, reopen, reopened
+from mathmill.generation.shards import cut, published, quarantined, reopened
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
 from mathmill.launch.launching import LaunchOptions, launch
