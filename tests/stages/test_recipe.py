@@ -1,5 +1,6 @@
 """A recipe for real: whole with the bundled model, here and on a real Slurm; again it does nothing."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -52,7 +53,7 @@ def test_the_recipe_runs_whole_on_a_real_slurm_in_a_few_sbatch_calls(workdir, sl
     pipeline("run_recipe", *flags)
     submitted = [json.loads(line) for line in (RUN / "jobs" / "submitted.jsonl").read_text().splitlines()]
     assert [each["name"] for each in submitted] == ["samples", "masks", "masked-samples", "data"]
-    for earlier, later in zip(submitted, submitted[1:], strict=False):
+    for earlier, later in itertools.pairwise(submitted):
         script = (RUN / "jobs" / later["script"]).read_text()
         assert f"#SBATCH --dependency=afterany:{earlier['job_id']}\n" in script
     queued = pipeline("run_recipe", *flags, "--show")
