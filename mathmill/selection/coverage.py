@@ -12,7 +12,6 @@ import msgspec
 
 from mathmill.files import write_whole
 from mathmill.generation.sets import SetFolder
-from mathmill.generation.summary import solutions
 from mathmill.records import short_sha
 from mathmill.run import Run
 
@@ -49,6 +48,8 @@ class _Counts:
         self.texts: set[int] = set()
 
     def add_set(self, folder: SetFolder) -> None:
+        from mathmill.generation.summary import solutions
+
         for row in solutions(folder):
             self.samples[row.problem_id] += 1
             if row.is_correct:

@@ -343,7 +343,12 @@ def write_parquet(lines: Path, parquet: Path) -> None:
     kinds = {"is_correct": pa.bool_()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
     parsing = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-    with open(lines, "rb") as stream, pyarrow.parquet.ParquetWriter(parquet, schema) as writer:
+    with (
+        open(lines, "rb") as stream,
+        pyarrow.parquet.ParquetWriter(
+            parquet, schema, use_dictionary=[name for name in COLUMNS if name != "generated_solution"]
+        ) as writer,
+    ):
         while rows := list(islice(stream, ROWS_PER_GROUP)):
             content = b"".join(rows)
             reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(content) + 1)

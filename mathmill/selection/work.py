@@ -1,7 +1,7 @@
 """The data stages of a recipe: what a job without GPUs does once the samples are there. Each begins by checking its input."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -9,15 +9,14 @@ from mathmill.errors import UserError
 from mathmill.files import publish_once, write_whole
 from mathmill.generation.sets import SampleSet, Sampling, SetFolder, create_set
 from mathmill.generation.shards import left
-from mathmill.generation.summary import solutions
-from mathmill.grading import GradingPool
 from mathmill.prompts import Prompt
 from mathmill.records import Problem, lines_of, read_records, short_sha
 from mathmill.run import Run
 from mathmill.selection.coverage import CoverageWork, report_coverage, table_of
-from mathmill.selection.masks import MaskOptions, kinds_of, select_masks
 from mathmill.selection.options import Choice, Filters, Output
-from mathmill.selection.training_set import Selection, make_training_set
+
+if TYPE_CHECKING:
+    from mathmill.grading import GradingPool
 
 
 class MaskedSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +99,8 @@ def do(work: Work, run: Run) -> None:
             if not _is_empty(run, name):
                 whole_set(run, name)
     if work.masks:
+        from mathmill.grading import GradingPool
+
         pool = GradingPool(work.processes)
         try:
             for masks in work.masks:
@@ -113,8 +114,11 @@ def do(work: Work, run: Run) -> None:
         print(f"coverage: {run.folder}/reports/{each.name}.md, .json and .png\n\n{table}", flush=True)
 
 
-def make_masks(work: MaskWork, run: Run, pool: GradingPool) -> None:
+def make_masks(work: MaskWork, run: Run, pool: "GradingPool") -> None:
     """Select masked solutions and create the sets that use them."""
+    from mathmill.generation.summary import solutions
+    from mathmill.selection.masks import MaskOptions, kinds_of, select_masks
+
     explained = masks_file(run, work.candidates)
     if explained.exists():
         return
@@ -159,6 +163,8 @@ def _is_empty(run: Run, name: str) -> bool:
 
 def make_set(one: TrainingSetWork, run: Run, processes: int) -> None:
     """Make a training set of the run."""
+    from mathmill.selection.training_set import Selection, make_training_set
+
     inputs = [str(run.solutions / name) for name in one.sample_sets if not _is_empty(run, name)]
     inputs += [str(training_set_folder(run, name) / "train.jsonl") for name in one.training_sets]
     selection = Selection(
