@@ -64,7 +64,7 @@ def _draw(table: NDArray[np.float32], draws: int, seed: int) -> NDArray[np.float
         drawn += np.arange(count, dtype=np.int32)[:, None] * num_problems
         times = np.bincount(drawn.ravel(), minlength=count * num_problems).reshape(count, num_problems)
         means[start : start + count] = times.astype(np.float32) @ table
-    return means / num_problems
+    return means / np.float32(num_problems)
 
 
 @dataclass(frozen=True)
