@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 from markupsafe import Markup, escape
 
+from mathmill.evaluation.doubts import near_miss
 from mathmill.evaluation.formulas import answer_html, text_html
 from mathmill.evaluation.results import Evaluated
-from mathmill.evaluation.samples import CORRECT, UNKNOWN, Samples, Verdicts, shard_files
+from mathmill.evaluation.samples import CORRECT, UNKNOWN, WRONG, Samples, Verdicts, shard_files
 from mathmill.generation.outputs import CODE_BEGIN, CODE_END, OUTPUT_BEGIN, OUTPUT_END
 from mathmill.generation.shards import Key, keyed_lines
 from mathmill.records import Problem, Solution
@@ -28,8 +29,9 @@ TAGS = {
     "untold": "could not tell",
 }
 TAG_HELP = {
-    "doubt": "the judge and the symbols differ, equal answers got different verdicts, nobody could tell, or a clear majority is "
-    "called wrong: look here for wrongly graded solutions and wrong expected answers",
+    "doubt": "the judge and the symbols differ, equal answers got different verdicts, nobody could tell, a clear "
+    "majority is called wrong, or a wrong answer is close to the expected one: look here for wrongly graded solutions and "
+    "wrong expected answers",
     "wrong": "the greedy answer or the majority's is not correct",
     "split": "the greedy answer is not the majority's, or no answer has more than half of the votes",
     "none": "a solution without an answer",
@@ -152,6 +154,7 @@ class Browser:
             if judge is not None and ((judge[place] != samples.verdicts[place]) & (judge[place] != UNKNOWN)).any():
                 doubts.append("the judge says otherwise")
         greedy, majority, share = self._ends(place)
+        doubts += self._near_misses(place)
         if greedy not in (None, CORRECT) or majority not in (None, CORRECT):
             tags.add("wrong")
         if self.leaders is not None:
@@ -159,6 +162,16 @@ class Browser:
         if doubts:
             tags.add("doubt")
         return [tag for tag in TAGS if tag in tags], list(dict.fromkeys(doubts))
+
+    def _near_misses(self, place: int) -> list[str]:
+        """Of the greedy answer and the majority's."""
+        leader = -1 if self.leaders is None else int(self.leaders[place])
+        found = []
+        for decoding, samples in self._decodings():
+            index = 0 if decoding == "greedy" else leader
+            if index >= 0 and samples.verdicts[place, index] == WRONG:
+                found.append(near_miss(samples.answers[place][index], samples.problems[place].expected_answer))
+        return [each for each in found if each is not None]
 
     def _vote_tags(self, place: int, share: float, doubts: list[str]) -> set[str]:
         samples = self.result.sampled

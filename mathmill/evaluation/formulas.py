@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 LONGEST = 1500
 """Characters: a longer formula is shown as it was typed."""
 DEEPEST = 40
+LONGEST_ANSWER = 200
 _FORMULA = re.compile(
     r"\$\$(?P<dollars>.+?)\$\$"
     r"|\\\[(?P<brackets>.+?)\\\]"
@@ -52,7 +53,11 @@ def text_html(text: str) -> Markup:
             found[name] for name in ("dollars", "brackets", "parens", "environment", "dollar", "box") if found[name]
         )
         is_block = bool(found["dollars"] or found["brackets"] or found["environment"])
-        pieces.append(formula_html(source, is_block))
+        if found["box"]:
+            inner = source.partition("{")[2].rpartition("}")[0]
+            pieces.append(Markup('<span class="boxed">{}</span>').format(answer_html(inner)))
+        else:
+            pieces.append(formula_html(source, is_block))
         end = found.end()
     pieces.append(escape(text[end:]))
     return Markup("").join(pieces)
@@ -63,8 +68,8 @@ def answer_html(answer: str | None) -> Markup:
     if answer is None:
         return Markup('<i class="none">none</i>')
     plain = answer.strip().strip("$").strip()
-    if not re.search(r"[\\^_{}]", plain):
-        return escape(plain)
+    if len(plain) > LONGEST_ANSWER or "\n" in plain or _is_prose(plain) or not re.search(r"[\\^_{}]", plain):
+        return escape(plain if len(plain) <= LONGEST_ANSWER else f"{plain[:LONGEST_ANSWER]} …")
     return formula_html(plain, False)
 
 
