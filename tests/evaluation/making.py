@@ -63,12 +63,16 @@ def _finished_set(
     places = {problem.problem_id: place for place, problem in enumerate(problems)}
     for shard in left(made, made.load()):
         keys = shard.keys(problems)
-        said = [(answers[places[problem_id]][index], problems[places[problem_id]].expected_answer) for problem_id, index in keys]
+        said = [
+            (answers[places[problem_id]][index], problems[places[problem_id]].expected_answer)
+            for problem_id, index in keys
+        ]
         rows = []
         for (problem_id, index), (answer, _), grade in zip(keys, said, grade_all(said, pool), strict=True):
             blocks = [CodeBlock(code="1 +", output="SyntaxError", status="error")] if answer is None else []
             text = "I do not know." if answer is None else f"It is $y < 3$, so \\boxed{{{answer}}}."
-            shown = f"Let us see.\n<llm-code>\nx = 2\nx + {index}\n</llm-code>\n<llm-code-output>\n{2 + index}\n</llm-code-output>\n"
+            code = f"<llm-code>\nx = 2\nx + {index}\n</llm-code>\n"
+            shown = f"Let us see.\n{code}<llm-code-output>\n{2 + index}\n</llm-code-output>\n"
             rows.append(
                 msgspec.structs.replace(
                     solution_of(problems[places[problem_id]], index, shown + text),
