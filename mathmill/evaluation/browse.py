@@ -13,8 +13,8 @@ from mathmill.evaluation.formulas import answer_html, text_html
 from mathmill.evaluation.results import Evaluated
 from mathmill.evaluation.samples import CORRECT, UNKNOWN, WRONG, Samples, Verdicts, shard_files
 from mathmill.generation.outputs import CODE_BEGIN, CODE_END, OUTPUT_BEGIN, OUTPUT_END
-from mathmill.generation.shards import Key, keyed_lines
-from mathmill.records import Problem, Solution
+from mathmill.generation.shards import Key
+from mathmill.records import Problem, Solution, open_lines
 
 LONGEST_TEXT = 6000
 """Characters of a solution's part that are shown."""
@@ -38,6 +38,11 @@ TAG_HELP = {
     "error": "a solution with a block of code that failed",
     "untold": "a solution whose answer could be called neither right nor wrong",
 }
+
+
+class _Key(msgspec.Struct):
+    problem_id: str
+    sample_index: int
 
 
 @dataclass(frozen=True)
@@ -232,7 +237,7 @@ class Browser:
 
     def _read(self, wanted: set[tuple[int, str, int]]) -> dict[tuple[int, str, int], Solution]:
         found = {}
-        decoder = msgspec.json.Decoder(Solution)
+        key_decoder, decoder = msgspec.json.Decoder(_Key), msgspec.json.Decoder(Solution)
         for decoding, samples in self._decodings():
             keys: dict[Key, tuple[int, str, int]] = {
                 (samples.problems[place].problem_id, index): (place, kind, index)
@@ -240,9 +245,10 @@ class Browser:
                 if kind == decoding
             }
             for path in shard_files(samples.folder):
-                for key, line in keyed_lines(path):
-                    if key in keys:
-                        found[keys[key]] = decoder.decode(line)
+                for _, line in open_lines(path):
+                    row = key_decoder.decode(line)
+                    if (place := keys.get((row.problem_id, row.sample_index))) is not None:
+                        found[place] = decoder.decode(line)
         return found
 
     def _problem(self, place: int) -> ShownProblem:
@@ -309,7 +315,7 @@ def facts_of(problem: Problem) -> list[str]:
 
 def opening(text: str) -> str:
     """The first words of a text, LaTeX's signs left out."""
-    plain = re.sub(r"[$\\{}]|\\[a-z]+", "", " ".join(text.split()))
+    plain = re.sub(r"\\[a-z]+|[\\{}]|\$(?!\d)", "", " ".join(text.split()))
     return plain if len(plain) <= 110 else plain[:108].rsplit(" ", 1)[0] + " …"
 
 

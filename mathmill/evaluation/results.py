@@ -333,7 +333,7 @@ def _use_policy(result: Evaluated, pool: GradingPool) -> None:
     try:
         for samples in (result.greedy, result.sampled):
             if samples is not None:
-                regrade(samples.folder, policy, policy, own)
+                regrade(samples.folder, policy, own)
                 samples.verdicts[:] = load_verdicts(samples, policy)
     finally:
         own.close()
