@@ -19,6 +19,8 @@ from mathmill.records import Problem, Solution, open_lines
 LONGEST_TEXT = 6000
 """Characters of a solution's part that are shown."""
 MOST_CLASSES = 8
+MOST_OF_CLEAR = 2
+"""Solutions that are shown of a problem that no filter but `all` shows."""
 CLEAR_SHARE, CLEAR_VOTES = 0.75, 4
 TAGS = {
     "doubt": "grading in doubt",
@@ -122,16 +124,18 @@ class Browser:
             ),
         )
 
-    def shown(self, places: list[int]) -> Iterator[ShownProblem]:
-        """These problems with their chosen solutions, read from the shards."""
-        chosen = {place: self._chosen(place) for place in places}
-        texts = self._read({(place, *each) for place, found in chosen.items() for each in found})
-        for place in places:
+    def shown(self) -> Iterator[ShownProblem]:
+        """All problems in their order, each with its chosen solutions, which are read from the shards once."""
+        order = self.order()
+        chosen = {place: self._chosen(place) for place in order}
+        lines = self._read({(place, *each) for place, found in chosen.items() for each in found})
+        decoder = msgspec.json.Decoder(Solution)
+        for place in order:
             problem = self._problem(place)
             for decoding, index in chosen[place]:
-                row = texts.get((place, decoding, index))
-                if row is not None:
-                    problem.solutions.append(self._solution(decoding, index, place, row))
+                line = lines.get((place, decoding, index))
+                if line is not None:
+                    problem.solutions.append(self._solution(decoding, index, place, decoder.decode(line)))
             yield problem
 
     def _decodings(self) -> Iterator[tuple[str, Samples]]:
@@ -233,11 +237,13 @@ class Browser:
             rest = range(samples.num_samples)
             order = [*first[:1], *odd_ones, *first[1:], *unanswered[:1], *failed[:1], *rest]
             chosen += [("sampled", int(index)) for index in dict.fromkeys(order) if samples.made[place, index]]
-        return chosen[: self.most_solutions]
+        most = self.most_solutions if self._tags[place][0] else min(MOST_OF_CLEAR, self.most_solutions)
+        return chosen[:most]
 
-    def _read(self, wanted: set[tuple[int, str, int]]) -> dict[tuple[int, str, int], Solution]:
+    def _read(self, wanted: set[tuple[int, str, int]]) -> dict[tuple[int, str, int], bytes]:
+        """The lines of these solutions (place of the problem, decoding, sample)."""
         found = {}
-        key_decoder, decoder = msgspec.json.Decoder(_Key), msgspec.json.Decoder(Solution)
+        decoder = msgspec.json.Decoder(_Key)
         for decoding, samples in self._decodings():
             keys: dict[Key, tuple[int, str, int]] = {
                 (samples.problems[place].problem_id, index): (place, kind, index)
@@ -246,9 +252,9 @@ class Browser:
             }
             for path in shard_files(samples.folder):
                 for _, line in open_lines(path):
-                    row = key_decoder.decode(line)
+                    row = decoder.decode(line)
                     if (place := keys.get((row.problem_id, row.sample_index))) is not None:
-                        found[place] = decoder.decode(line)
+                        found[place] = line
         return found
 
     def _problem(self, place: int) -> ShownProblem:

@@ -31,7 +31,6 @@ from mathmill.evaluation.writing import csv_text, latex, markdown
 from mathmill.files import write_whole
 
 PAGE = Path(__file__).resolve().parent / "page"
-PROBLEMS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -168,16 +167,15 @@ def _write_problems(
 def _paged(browser: Browser, page_bytes: int) -> Iterator[list[tuple[list[str], str]]]:
     """Tags and HTML of the problems of each page."""
     template = _environment().get_template("problem.html.j2")
-    order, size = browser.order(), 0
     page: list[tuple[list[str], str]] = []
-    for start in range(0, len(order), PROBLEMS_AT_ONCE):
-        for problem in browser.shown(order[start : start + PROBLEMS_AT_ONCE]):
-            text = template.render(problem=problem)
-            if page and size + len(text) > page_bytes:
-                yield page
-                page, size = [], 0
-            page.append((problem.tags, text))
-            size += len(text)
+    size = 0
+    for problem in browser.shown():
+        text = template.render(problem=problem)
+        if page and size + len(text) > page_bytes:
+            yield page
+            page, size = [], 0
+        page.append((problem.tags, text))
+        size += len(text)
     yield page
 
 

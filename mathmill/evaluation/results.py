@@ -82,6 +82,7 @@ class Evaluated:
     sampled: Samples | None = None
     judged: dict[str, Verdicts] = field(default_factory=dict)
     """The judge's verdicts by decoding, `greedy` or `sampled`; empty where nobody judged."""
+    _scores: dict[tuple[str, str], Score | None] = field(default_factory=dict)
 
     @property
     def any_set(self) -> Samples:
@@ -128,6 +129,11 @@ class Evaluated:
 
     def score(self, metric: str, verdict: str = "symbolic") -> Score | None:
         """`greedy`, `avg@k`, `pass@k` or `majority@k`; None where there are too few samples for it."""
+        if (metric, verdict) not in self._scores:
+            self._scores[metric, verdict] = self._score(metric, verdict)
+        return self._scores[metric, verdict]
+
+    def _score(self, metric: str, verdict: str) -> Score | None:
         if metric == "greedy":
             if self.greedy is None:
                 return None

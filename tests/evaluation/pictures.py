@@ -1,4 +1,4 @@
-"""The pictures of README.md, from runs of the bundled model: python -m tests.evaluation.pictures (minutes; needs Debian's chromium)
+"""The pictures of README.md: python -m tests.evaluation.pictures (minutes; needs Debian's chromium)
 
 The bundled model is evaluated twice, at the usual temperature and at one that is too high, so that there is something to see.
 """
@@ -26,7 +26,7 @@ def main() -> None:
     report = Path("runs", next(iter(RUNS)), "report").resolve()
     with browser(WIDTH, 1000) as driver:
         driver.get((report / "index.html").as_uri())
-        photograph(driver, REPO / "docs" / "report.png", 1010)
+        photograph(driver, REPO / "docs" / "report.png", 1260)
         driver.get(f"{(report / 'problems-2-words.html').as_uri()}#split")
         shown = next(each for each in driver.find_elements("css selector", "details.problem") if each.is_displayed())
         shown.find_element("css selector", "summary").click()
