@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,11 +157,16 @@ def launch_sets(
     run: Run,
     options: SamplingOptions,
     summary: Sequence[tuple[str, str]],
+    also: Callable[[], None] = lambda: None,
 ) -> int:
-    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code."""
+    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code.
+
+    `also` writes what else the stage keeps in the run, after the last refusal.
+    """
 
     def prepare() -> None:
         create_run(run)
+        also()
         for one in planned:
             folder = create_set(run, one.sample_set, one.problems)
             folder.grow(one.num_samples)
