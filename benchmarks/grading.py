@@ -3,9 +3,9 @@
 DATA: a folder with benchmarks as SET/SPLIT.jsonl.gz (`expected_answer`) and recorded solutions of models. Half of the
 pairs are answers of models beside the gold answer; half are gold answers of MATH, each with 32 predictions, the number
 of samples that OpenMathInstruct-2 drew for a problem: 24 right ones in three common spellings, and two other problems'
-answers of the same kind, four times each. Both graders run in a
-process of their own, on the same pairs in the same order, after 6,400 other pairs that warm the parser's tables. Every
-pair that the two judge differently is listed.
+answers of the same kind, four times each. Both graders run in a process of their own, on the same pairs in the same
+order, after their parsers' tables are warm: both have met 6,400 other pairs, and the shapes that the grader's workers
+are started with. Every pair that the two judge differently is listed.
 """
 
 import gzip
@@ -16,6 +16,8 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+
+from mathmill.grading.preloaded import EVERY_SHAPE
 
 SEED = 1
 WARM = 6400
@@ -34,6 +36,7 @@ json.dump([time.process_time() - began, verdicts], sys.stdout)
 """
 OURS = """
 import json, sys, time
+import mathmill.grading.preloaded
 from mathmill.grading import grade
 warm, pairs = json.load(sys.stdin)
 for pair in warm:
@@ -120,7 +123,7 @@ def main() -> None:
     data, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 9600
     chance = random.Random(SEED)
     gold, models = pairs_of_gold(data, count // 2, chance), pairs_of_models(data, count // 2, chance)
-    warm = pairs_of_gold(data, WARM, chance)
+    warm = [(shape, shape.replace("2", "2+0")) for shape in EVERY_SHAPE] + pairs_of_gold(data, WARM, chance)
     report("gold answers of MATH", warm, gold)
     report("answers of models", warm, models)
     report("both", warm, gold + models)

@@ -28,7 +28,7 @@ from mathmill.prompts import load_prompt
 from mathmill.records import Problem, short_sha
 from mathmill.serving.address import Address, read_address
 from mathmill.serving.kinds import KINDS
-from mathmill.stages.generation import BUNDLED_MODEL
+from mathmill.stages.sampling import BUNDLED_MODEL
 from mathmill.stages.steps import server_section
 
 QUESTION = (

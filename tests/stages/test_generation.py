@@ -82,7 +82,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest_one(workdir, capsys):
 
 
 def test_a_run_started_with_other_options_names_the_one_that_differs(workdir, capsys, monkeypatch):
-    monkeypatch.setattr("mathmill.stages.generation.launch", lambda *rest, prepare: prepare() or 0)
+    monkeypatch.setattr("mathmill.stages.sampling.launch", lambda *rest, prepare: prepare() or 0)
     assert say(capsys, "--run", "tulip")[0] == 0
     for flags, told in [
         (["--prompt", "code_base"], "was started with prompt code_sft; use another run name, or that prompt"),
@@ -98,7 +98,7 @@ def test_a_run_started_with_other_options_names_the_one_that_differs(workdir, ca
 def test_fewer_samples_than_there_were_is_no_mistake_and_more_only_add(workdir, capsys, monkeypatch):
     launched = []
     monkeypatch.setattr(
-        "mathmill.stages.generation.launch", lambda *rest, prepare: prepare() or launched.append(rest[-1]) or 0
+        "mathmill.stages.sampling.launch", lambda *rest, prepare: prepare() or launched.append(rest[-1]) or 0
     )
     for num_samples in (8, 4, 64):
         assert say(capsys, "--num_samples", str(num_samples))[0] == 0

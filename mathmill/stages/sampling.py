@@ -1,0 +1,248 @@
+"""What every stage that samples solutions shares: its model and server, its sample sets, and one job over all of them."""
+
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mathmill import __version__
+from mathmill.chat_template import text_maker
+from mathmill.errors import UserError
+from mathmill.files import publish_once
+from mathmill.generation.options import WorkerOptions
+from mathmill.generation.sets import (
+    SampleSet,
+    Sampling,
+    SetFolder,
+    create_set,
+    refuse_other_options,
+    sets_of,
+    shard_shape,
+)
+from mathmill.generation.shards import cut, published
+from mathmill.launch.cluster import Cluster, Model, resolve_model
+from mathmill.launch.job import Job, Step
+from mathmill.launch.launching import LaunchOptions, launch
+from mathmill.prompts import Prompt
+from mathmill.records import Problem, lines_of, short_sha
+from mathmill.run import Run, check_run_name
+from mathmill.serving.kinds import find_kind
+from mathmill.stages.steps import sandbox_step, server_section, server_step
+
+BUNDLED_MODEL = "words"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(LaunchOptions):
+    """A model, where it is served, and where the work runs."""
+
+    model: str | None = None
+    """A name under models: in the cluster's file, or a Hugging Face folder; unset: words, the bundled one."""
+    seed: int = 0
+    """The run's seed; every sample's own seed follows from it."""
+    server: str | None = None
+    """Kind of server: bundled, trtllm, vllm, sglang, or openai for one that is already there; unset: the model's."""
+    server_address: str | None = None
+    """URL of that server, with --server openai."""
+    server_token_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds its token, if it wants one."""
+    max_in_flight: int = 256
+    """Requests a task keeps at its server, at most."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done for a set, in shards and rows."""
+
+    num_shards: int
+    num_rows: int
+    shards_left: int
+    rows_left: int
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.num_shards + other.num_shards,
+            self.num_rows + other.num_rows,
+            self.shards_left + other.shards_left,
+            self.rows_left + other.rows_left,
+        )
+
+    def num_tasks(self, num_jobs: int) -> int:
+        """Tasks worth starting: no more than shards; of a finished run, as many as a new one would have."""
+        return min(num_jobs, self.shards_left or self.num_shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSet:
+    """A sample set that a launch is about to create or to go on with, and what is left of it. Nothing is written yet."""
+
+    sample_set: SampleSet
+    problems: list[Problem]
+    num_samples: int
+    work: Work
+
+
+def plan_set(
+    run: Run,
+    name: str,
+    problems: list[Problem],
+    prompt: Prompt,
+    model: Model,
+    sampling: Sampling,
+    *,
+    num_samples: int,
+    seed: int = 0,
+    num_jobs: int = 1,
+) -> PlannedSet:
+    """The set of this name in the run, as asked for. Its prompt is tried on every problem: a missing field is found here.
+
+    UserError where the run has a set of this name that was started with anything else than these.
+    """
+    text_of = text_maker(prompt, model.path)
+    for problem in problems:
+        text_of(problem)
+    problems_per_shard, samples_per_shard = shard_shape(len(problems), num_samples, num_jobs)
+    sample_set = SampleSet(
+        name=name,
+        problems_sha=short_sha(lines_of(problems)),
+        num_problems=len(problems),
+        prompt=prompt,
+        model=model.name,
+        sampling=sampling,
+        seed=seed,
+        problems_per_shard=problems_per_shard,
+        samples_per_shard=samples_per_shard,
+    )
+    folder = SetFolder(run.solutions / name)
+    if folder.config.exists():
+        refuse_other_options(run, folder.load(), sample_set)
+        sample_set = folder.load()
+    work = work_of(sample_set, folder, num_samples)
+    return PlannedSet(sample_set=sample_set, problems=problems, num_samples=num_samples, work=work)
+
+
+def launch_sets(
+    planned: Sequence[PlannedSet],
+    model: Model,
+    cluster: Cluster,
+    run: Run,
+    options: SamplingOptions,
+    summary: Sequence[tuple[str, str]],
+) -> int:
+    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code."""
+
+    def prepare() -> None:
+        create_run(run)
+        for one in planned:
+            create_set(run, one.sample_set, one.problems).grow(one.num_samples)
+
+    runs_code = any(one.sample_set.prompt.code for one in planned) or any(
+        folder.load().prompt.code for folder in sets_of(run, model.name)
+    )
+    job = generation_job(options, model, work_of_all(planned), cluster, runs_code)
+    return launch([job], cluster, run, options, summary, prepare=prepare)
+
+
+def work_of_all(planned: Sequence[PlannedSet]) -> Work:
+    """The work of several sets together."""
+    return sum((one.work for one in planned), Work(0, 0, 0, 0))
+
+
+def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int) -> Work:
+    """The work of a set with this many samples a problem, less what is published; the folder need not exist."""
+    shards = cut(sample_set, folder.extents_with(num_samples))
+    done = published(folder)
+    left = [shard for shard in shards if shard.name not in done]
+    return Work(len(shards), sum(s.num_rows for s in shards), len(left), sum(s.num_rows for s in left))
+
+
+def refuse_contradictory_server(options: SamplingOptions) -> None:
+    """Options of a server, a run or counts that cannot be meant, alone or together."""
+    if options.server == "openai" and options.server_address is None:
+        raise UserError("--server openai asks a server that is already there; add --server_address URL")
+    if options.server_address is not None and options.server != "openai":
+        raise UserError("--server_address names a server that is already there; add --server openai")
+    refuse_below_one(options, "num_jobs", "max_in_flight")
+    if options.run is not None:
+        check_run_name(options.run)
+
+
+def refuse_below_one(options: object, *names: str) -> None:
+    """UserError for the first of these options that is below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} must be at least 1, not {getattr(options, name)}")
+
+
+def model_of(options: SamplingOptions, cluster: Cluster) -> Model:
+    """The model of the options; for a server that is already there, under the name that it serves."""
+    if options.server_address is None:
+        if options.server is not None:
+            find_kind(options.server)
+        return resolve_model(options.model or BUNDLED_MODEL, cluster, options.server)
+    from mathmill.generation.client import served_model
+
+    warn_of_withheld_token(options, cluster)
+    token = os.environ.get(options.server_token_env)
+    folder = Path(options.model or "").expanduser()
+    is_folder = options.model is not None and (folder / "config.json").is_file()  # its chat template is needed
+    name = (
+        options.model if options.model and not is_folder else asyncio.run(served_model(options.server_address, token))
+    )
+    path = str(folder.resolve()) if is_folder else ""
+    return Model(name=name, path=path, context_length=None, server="openai", gpus=0, nodes=1, arguments=[])
+
+
+def warn_of_withheld_token(options: SamplingOptions, cluster: Cluster) -> None:
+    """A token that is set here does not reach a cluster's nodes unless the cluster's file names it."""
+    name = options.server_token_env
+    if cluster.executor == "slurm" and name in os.environ and name not in cluster.env:
+        print(f"note: {name} is set here but not passed on: add it under env: in {cluster.file}", file=sys.stderr)
+
+
+def slug(text: str) -> str:
+    """A name for a file: other signs than letters, digits, `.`, `_` and `-` become `-`; a hash where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or short_sha(text)
+
+
+def create_run(run: Run) -> None:
+    """Write run.yaml once."""
+    if not run.config.exists():
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        publish_once(run.config, msgspec.yaml.encode({"name": run.name, "created": created, "version": __version__}))
+
+
+def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: Cluster, runs_code: bool) -> Job:
+    """The job that makes the samples: a server unless there is one, a sandbox if code is to be run, and the worker."""
+    steps = [
+        *([server_step(model)] if options.server_address is None else []),
+        *([sandbox_step()] if runs_code else []),
+        Step(name="generation", role="client", module="mathmill.generation", main=True, secrets=True),
+    ]
+    worker = WorkerOptions(
+        model=model.name,
+        model_path=model.path,
+        server_address=options.server_address,
+        server_model=model.name,
+        server_token_env=options.server_token_env,
+        max_in_flight=options.max_in_flight,
+        # a task that is still busy when its limit comes is not queued again, so the drain ends well before
+        drain_s=0.7 * (cluster.stop_before_s or 600),
+    )
+    sections = {
+        "server": server_section(model, here=cluster.executor == "local"),
+        "sandbox": {"policy": cluster.sandbox_policy},
+        "generation": msgspec.to_builtins(worker),
+    }
+    return Job(
+        name="generation",
+        steps=tuple(steps),
+        tasks=work.num_tasks(options.num_jobs),
+        options={step.name: sections[step.name] for step in steps},
+    )
