@@ -61,6 +61,8 @@ class ClusterFile:
     stop_before: int | str | None = None
     gpus_per_node: int = 0
     gpu_directive: str | None = "gpus-per-node={gpus}"
+    gpu_memory_gb: float | None = None
+    gpu_tflops: float | None = None
     cpus: int | None = None
     mem: int | str | None = None
     max_running: int | None = None

@@ -47,6 +47,7 @@ def render(job: Job, cluster: Cluster, run: Run, code_sha: str) -> str:
         slurm=cluster.executor == "slurm",
         directives=_directive_lines(job, cluster, run),
         code_sha=code_sha,
+        stop_after_s=_stop_after_s(job, cluster),
         announced=[
             step["ready_file"] for step in steps if step["ready_file"] and not step["ready_file"].startswith(NODE_DIR)
         ],
@@ -117,6 +118,14 @@ def _stop_before_s(limit: str | None, cluster: Cluster) -> int:
     return min(before, 65535)  # sbatch's manual: sig_time is at most 65535
 
 
+def _stop_after_s(job: Job, cluster: Cluster) -> int | None:
+    """Seconds after its start when a trainer is to stop by its own clock; None: nothing is known of a limit."""
+    limit = job.time_limit or cluster.time_limit
+    if limit is None or cluster.executor != "slurm" or job.main.role != "trainer":
+        return None
+    return seconds_of(limit) - _stop_before_s(limit, cluster)
+
+
 def _share(job: Job, cluster: Cluster) -> tuple[int, int]:
     """Of a node's GPUs the job asks for the first number out of the second; (1, 1) where GPUs are no measure."""
     return (job.gpus, cluster.gpus_per_node) if 0 < job.gpus < cluster.gpus_per_node else (1, 1)
@@ -148,6 +157,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
     """A step with everything decided: what the templates write down."""
     runtime = runtime_of(step, cluster)
     contained = runtime in CONTAINERS
+    tasks = step.nodes * step.tasks_per_node
     env = {**step.env, **({"HOME": "/tmp"} if contained and step.role != "sandbox" else {})}
     if cluster.executor == "local" and not contained:
         env["MATHMILL_DIE_WITH_PARENT"] = "1"
@@ -155,7 +165,8 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "name": step.name,
         "role": step.role,
         "main": step.main,
-        "module": step.module,
+        "module": shlex.join((step.module, *step.arguments)),
+        "contained": runtime in ("apptainer", "singularity") and step.role != "trainer" and tasks == 1,
         "runtime": runtime,
         "macros": {"singularity": "apptainer", "podman": "docker"}.get(runtime, runtime),
         "python": "python3" if contained else shlex.quote(cluster.python or "python3"),
@@ -166,7 +177,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "env": [f'{name}="{_expanding(value)}"' for name, value in env.items()],
         "gpus": step.gpus,
         "nodes": step.nodes,
-        "tasks": step.nodes * step.tasks_per_node,
+        "tasks": tasks,
         "tasks_per_node": step.tasks_per_node,
         "cpus": step.cpus or _cpus(job, cluster, step.tasks_per_node),
         "gpu_flag": _gpu_flag(step, job, cluster),

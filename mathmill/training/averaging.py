@@ -1,11 +1,14 @@
 """The average of exported models, tensor by tensor, summed in float32."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mathmill.errors import UserError
+from mathmill.options import ended_by, section
 from mathmill.training.hf_files import DTYPES, Entry, WeightFiles, rows_in_pieces, write_folder
 
 
@@ -55,3 +58,18 @@ def _refuse_difference(first: WeightFiles, other: WeightFiles, entries: dict[str
             raise UserError(
                 f"{name} is {list(entry.shape)} in {first.folder} and {list(other.entry(name).shape)} in {other.folder}"
             )
+
+
+def main(options: dict[str, Any]) -> None:
+    """Average the folders of a job's options."""
+    folders = [Path(folder) for folder in options["models"]]
+    average(folders, Path(options["target"]), options["max_shard_bytes"], options["dtype"], _say)
+    print(f"{options['target']}: the mean of {len(folders)} models", file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    ended_by(lambda: main(section(sys.argv[1], "average")))

@@ -1,4 +1,4 @@
-"""Which rows make which step, in which order, and as which tensors. A function of seed and step alone: a restart needs no state."""
+"""Which rows make which step, in which order, and as which tensors: a function of seed and step alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Units:
         self.packing = packing
         lengths = rows.lengths - 1  # the last token is only predicted
         if packing:
-            self._members = pack(lengths.tolist(), context_length, seed)
+            self._members: list[list[int]] | None = pack(lengths.tolist(), context_length, seed)
             self.lengths = torch.tensor([sum(int(lengths[row]) for row in pack) for pack in self._members])
         else:
             self._members = None

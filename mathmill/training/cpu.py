@@ -25,17 +25,16 @@ class _CudaMeansCpu(TorchFunctionMode):
 def use_cpu() -> None:
     """Once in a process, before megatron-core builds anything."""
     from megatron.core.tensor_parallel import random
-    from megatron.core.transformer.moe import moe_utils, router
+    from megatron.core.transformer.moe import moe_utils
 
-    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment, return-value]
-    torch.cuda.synchronize = lambda *_, **__: None  # type: ignore[assignment]
-    torch.cuda.empty_cache = lambda: None
-    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
+    nothing: Any = lambda *_, **__: None  # noqa: E731
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: torch.device("cpu")
+    cuda.synchronize = cuda.empty_cache = nothing
+    of_tensors: Any = torch.Tensor
+    of_tensors.cuda = lambda self, *_, **__: self
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()  # recomputation keeps the CPU's by itself
-    random._set_cuda_rng_state = lambda *_, **__: None
-    for module in (moe_utils, router):
-        for name in ("fused_compute_score_for_moe_aux_loss", "fused_moe_aux_loss", "fused_topk_with_score_function"):
-            if not hasattr(module, name):  # the router names them without having defined them
-                setattr(module, name, None)
+    random._set_cuda_rng_state = nothing
+    if not hasattr(moe_utils, "te_general_gemm"):  # the router names it without having defined it
+        moe_utils.te_general_gemm = None
     _CudaMeansCpu().__enter__()  # for as long as the process lives
-

@@ -94,7 +94,7 @@ def _files(folder: Path) -> dict[str, Path]:
     if (single := folder / SINGLE).exists():
         try:
             with safe_open(single, framework="pt") as opened:
-                return {name: single for name in opened.keys()}  # noqa: SIM118 (no mapping)
+                return dict.fromkeys(opened.keys(), single)
         except Exception as problem:
             raise UserError(f"{single} is no whole safetensors file: {problem}") from None
     raise UserError(f"{folder} has no {SINGLE}; save the model with safetensors")
@@ -133,7 +133,7 @@ def write_folder(
         beside.mkdir()
         shards = split_into_shards(entries, max_shard_bytes)
         single = len(shards) == 1
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, names in enumerate(shards, 1):
             file = SINGLE if single else f"model-{number:05}-of-{len(shards):05}.safetensors"
             write_shard(beside / file, {name: entries[name] for name in names}, tensor_of)
@@ -178,7 +178,7 @@ def write_shard(path: Path, entries: dict[str, Entry], tensor_of: Callable[[str]
 def _write_bytes(stream: Any, tensor: torch.Tensor, chunk: int = 1 << 24) -> None:
     raw = tensor.flatten().view(torch.uint8)
     for start in range(0, raw.numel(), chunk):
-        stream.write(memoryview(raw[start : start + chunk].numpy()))
+        stream.write(raw[start : start + chunk].numpy().data)
 
 
 def copy_small_files(source: Path, target: Path, dtype: str) -> None:

@@ -295,7 +295,7 @@ def _packed(batch: Batch, device: torch.device) -> PackedSeqParams:
 
 
 def _sums(losses: list[torch.Tensor], place: Place, *flags: float) -> list[float]:
-    """Loss and tokens over all ranks, and how many ranks raise each flag. Every last-stage rank of a TP group has the same loss."""
+    """Loss and tokens over all ranks, and how many ranks raise each flag. A tensor-parallel group has one loss between it."""
     own = torch.zeros(2, dtype=torch.float64, device=place.device)
     for pair in losses:
         own += pair / place.tp

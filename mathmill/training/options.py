@@ -79,5 +79,7 @@ def trainer_options(section: dict[str, Any]) -> TrainerOptions:
     known = {field.name for field in fields(TrainerOptions)}
     if unknown := sorted(set(section) - known):
         raise UserError(f"trainer options: unknown {', '.join(unknown)}")
-    lists = {name: tuple(section[name]) for name in ("data", "validation_data") if name in section}
-    return TrainerOptions(**{**section, **lists})
+    section = dict(section)
+    for name in ("data", "validation_data"):
+        section[name] = tuple(section.get(name, ()))
+    return TrainerOptions(**section)

@@ -24,10 +24,12 @@ def main(arguments: list[str]) -> int:
         from mathmill.parent import die_with_parent_if_told
 
         die_with_parent_if_told()
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    nodes, node = int(os.environ.get("SLURM_STEP_NUM_NODES", "1")), int(os.environ.get("SLURM_NODEID", "0"))
+    nodes = next((int(word.partition("=")[2]) for word in arguments if word.startswith("--nnodes=")), 1)
+    node = int(os.environ["SLURM_NODEID"]) if nodes > 1 else 0
     note = Path(os.environ.get("MATHMILL_NODE_DIR", tempfile.gettempdir()), f"unfinished-{node}-{os.getpid()}")
     os.environ["MATHMILL_UNFINISHED"] = str(note)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +40,8 @@ def main(arguments: list[str]) -> int:
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
         code = 128 - code if code < 0 else code
+    except SignalException as told:
+        code = 128 + told.sigval
     finally:
         note.unlink(missing_ok=True)
         del store
@@ -68,7 +72,12 @@ def meet(nodes: int, node: int) -> tuple[Any, list[str]]:
         with contextlib.suppress(OSError):
             os.listdir(file.parent)  # lets a network file system look again
     where = file.read_text().strip()
-    return store, ["--rdzv_backend=c10d", f"--rdzv_endpoint={where}", f"--rdzv_id={job}-{start}", "--rdzv_conf=is_host=0"]
+    return store, [
+        "--rdzv_backend=c10d",
+        f"--rdzv_endpoint={where}",
+        f"--rdzv_id={job}-{start}",
+        "--rdzv_conf=is_host=0",
+    ]
 
 
 if __name__ == "__main__":
