@@ -146,10 +146,9 @@ def overridden(recipe: Recipe, options: SftOptions) -> Recipe:
     said = {name: value for name in names if (value := getattr(options, name)) is not None}
     if "steps" in said and "epochs" in said:
         raise UserError("--steps and --epochs say the same; give one")
-    if "steps" in said:
-        said["epochs"] = None
-    if "epochs" in said:
-        said["steps"] = None
+    for given, other in (("steps", "epochs"), ("epochs", "steps")):
+        if getattr(options, given) is not None:
+            said[other] = None
     return replace(recipe, **said)
 
 

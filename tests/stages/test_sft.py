@@ -114,7 +114,7 @@ def test_two_nodes_train_with_tensor_and_pipeline_parallelism_as_one_process_doe
         "--problems", first_problems(workdir), "--num_samples", 1, "--temperature", 0,
     )  # fmt: skip
     assert served.returncode == 0, served.stderr
-    solved = [json.loads(line) for path in workdir.glob("runs/eval/solutions/*/p*.jsonl") for line in path.open()]
+    solved = [json.loads(line) for path in workdir.glob("runs/eval/solutions/*/p0*.jsonl") for line in path.open()]
     assert len(solved) == 10
     assert sum(bool(one["is_correct"]) for one in solved) >= 8
 
