@@ -12,7 +12,7 @@ from mathmill.launch.times import seconds_of
 from mathmill.paths import shipped
 
 RuntimeName = Literal["none", "apptainer", "singularity", "pyxis", "docker", "podman"]
-IMAGE_NAMES = ("trtllm", "vllm", "sglang", "server", "sandbox", "trainer", "client")
+IMAGE_NAMES = ("trtllm", "vllm", "sglang", "server", "sandbox", "trainer", "nemo", "client")
 """Server kinds that have images of their own, and roles."""
 
 

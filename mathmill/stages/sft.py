@@ -124,9 +124,7 @@ def run_sft(options: SftOptions) -> int:
         print(f"{run.folder} is finished; next: python pipeline/export_checkpoint.py {run.name}", file=sys.stderr)
         return 0
     if options.trainer == "nemo":
-        from mathmill.stages.nemo import nemo_job
-
-        job = nemo_job(trainer, recipe, per_node)
+        job = nemo_job(trainer, recipe, per_node, shape, rows)
     else:
         job = training_job(trainer, recipe, per_node)
     summary = summary_lines(trainer, recipe, shape, cluster, (processes, rows))
@@ -269,6 +267,32 @@ def training_job(trainer: TrainerOptions, recipe: Recipe, per_node: int) -> Job:
     return Job(name="training", steps=(step,), options={"trainer": asdict(trainer)})
 
 
+def nemo_job(trainer: TrainerOptions, recipe: Recipe, per_node: int, shape: ModelShape, rows: int | None) -> Job:
+    """The same step with NeMo's loop in it; its image is `images: nemo`, else the trainer's."""
+    from mathmill.training.nemo import nemo_settings
+
+    steps = num_steps(trainer, rows)
+    if steps is None:
+        raise UserError(
+            "--trainer nemo wants the number of steps: make the training set visible from here, or say --steps"
+        )
+    settings = nemo_settings(trainer, shape.model_type, (recipe.num_nodes, per_node), steps)
+    job = training_job(trainer, recipe, per_node)
+    arguments = (*job.main.arguments[:-1], "mathmill.training.nemo")
+    return replace(
+        job,
+        steps=(replace(job.main, arguments=arguments, kind="nemo"),),
+        options={"trainer": asdict(trainer), "nemo": settings},
+    )
+
+
+def num_steps(trainer: TrainerOptions, rows: int | None) -> int | None:
+    """As asked, or of the epochs where the rows can be counted."""
+    if trainer.steps is not None or rows is None:
+        return trainer.steps
+    return math.ceil((trainer.epochs or 1) * rows / trainer.global_batch)
+
+
 def summary_lines(
     trainer: TrainerOptions, recipe: Recipe, shape: ModelShape, cluster: Cluster, counts: tuple[int, int | None]
 ) -> list[tuple[str, str]]:
@@ -305,9 +329,7 @@ def summary_lines(
 
 
 def _work(trainer: TrainerOptions, shape: ModelShape, cluster: Cluster, processes: int, rows: int | None) -> str:
-    steps = trainer.steps
-    if steps is None and rows is not None:
-        steps = math.ceil((trainer.epochs or 1) * rows / trainer.global_batch)
+    steps = num_steps(trainer, rows)
     known = "rows not to be seen from here" if rows is None else f"{rows:,} rows"
     if steps is None:
         return f"{known}, {trainer.epochs:g} epochs"

@@ -123,3 +123,23 @@ def first_problems(folder: Path) -> Path:
     lines = (REPO / "problems" / "words" / "test.jsonl").read_text().splitlines()[:10]
     (folder / "ten.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "ten.jsonl"
+
+
+def test_the_nemo_kind_renders_the_same_recipe_in_nemos_own_words(workdir: Path):
+    from mathmill.launch.cluster import load_cluster
+    from mathmill.run import Run
+    from mathmill.stages import sft
+
+    options = sft.SftOptions(recipe="openmath2-llama3.1-70b", trainer="nemo", cluster="selene")
+    recipe = sft.overridden(sft.load_recipe(options.recipe), options)
+    trainer = sft.trainer_options(options, recipe, load_cluster("selene"), Run(workdir / "run"), Path("/models/l"))
+    job = sft.nemo_job(trainer, recipe, 8, sft.shape_for(recipe, Path("/models/l")), None)
+    settings = job.options["nemo"]
+
+    assert job.main.arguments == ("--nnodes=32", "--nproc_per_node=8", "-m", "mathmill.training.nemo")
+    assert settings["MegatronStrategy"]["tensor_model_parallel_size"] == 8
+    assert settings["Trainer"] | {"max_steps": 20_000, "num_nodes": 32, "devices": 8} == settings["Trainer"]
+    assert settings["FineTuningDataModule"]["global_batch_size"] == 512
+    assert settings["OptimizerConfig"]["lr"] == 1e-5
+    assert settings["ModelCheckpoint"]["every_n_train_steps"] == 3330
+    assert settings["model"] | {"class": "LlamaModel", "source": "hf:///models/l"} == settings["model"]
