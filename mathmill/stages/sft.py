@@ -120,7 +120,7 @@ def run_sft(options: SftOptions) -> int:
         raise UserError(f"no training set at {options.data}; make one: python pipeline/prepare_sft_data.py")
     trainer = settled(trainer, recipe, rows)
     refuse_other_options(run, trainer)
-    if (run.folder / "training" / "finished.json").exists() and not (options.dry_run or options.test_only):
+    if finished_steps(run) >= (num_steps(trainer, rows) or 1) and not (options.dry_run or options.test_only):
         print(f"{run.folder} is finished; next: python pipeline/export_checkpoint.py {run.name}", file=sys.stderr)
         return 0
     if options.trainer == "nemo":
@@ -265,6 +265,12 @@ def training_job(trainer: TrainerOptions, recipe: Recipe, per_node: int) -> Job:
         secrets=trainer.wandb_project is not None,
     )
     return Job(name="training", steps=(step,), options={"trainer": asdict(trainer)})
+
+
+def finished_steps(run: Run) -> int:
+    """Steps after which this training said that it is finished; 0: it did not."""
+    path = run.folder / "training" / "finished.json"
+    return json.loads(path.read_text())["steps"] if path.exists() else 0
 
 
 def nemo_job(trainer: TrainerOptions, recipe: Recipe, per_node: int, shape: ModelShape, rows: int | None) -> Job:

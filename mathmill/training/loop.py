@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -65,7 +65,7 @@ def run(options: TrainerOptions, local_rank: int) -> int:
     else:
         about = checkpoints.load(first)
         if about["data"] != data_sha or about["seed"] != options.seed:
-            raise UserError(f"the rows or the seed changed since step {first} of {folder}; use another run")
+            refuse(place, f"the rows or the seed changed since step {first} of {folder}; use another run")
     if place.rank == 0:
         _say_start(training, first)
     progress = Progress(options, training.steps, first) if place.rank == 0 else None
@@ -90,7 +90,7 @@ def _steps(
 ) -> int:
     """Train until the last step or until told to stop; gives the last step, whose checkpoint is whole."""
     options, step, about = training.options, *start
-    saved, last_save = step, time.monotonic()
+    last_save = time.monotonic()
     while step < training.steps:
         values = train_step(training, step, stop)
         step += 1
@@ -103,14 +103,13 @@ def _steps(
         checkpoints.poll()
         kept = _due(options.save_every, step, training.steps)
         if kept or values["stop"] or values["save"]:
+            begin = time.monotonic()
             checkpoints.save(step, {**about, "kept": kept})
-            saved, last_save = step, time.monotonic()
-            stop.saved()
+            last_save = time.monotonic()
+            stop.saved(last_save - begin)
         stop.save_due = options.save_minutes is not None and time.monotonic() - last_save > 60 * options.save_minutes
         if values["stop"]:
             break
-    if saved != step:
-        checkpoints.save(step, {**about, "kept": True})
     checkpoints.close()
     return step
 
@@ -168,8 +167,15 @@ def _units(options: TrainerOptions, shape: ModelShape, place: Place, files: tupl
             problem = [str(refused)]
     dist.broadcast_object_list(problem, src=0)
     if problem[0] is not None:
-        raise UserError(problem[0])
+        refuse(place, problem[0])
     return Units(Rows.open(folder), options.packing, options.context_length, options.seed)
+
+
+def refuse(place: Place, problem: str) -> NoReturn:
+    """End every rank over what all of them know; one of them says it."""
+    if place.rank == 0:
+        raise UserError(problem)
+    raise SystemExit(2)
 
 
 def _start_from_model(training: Training) -> None:
@@ -311,7 +317,7 @@ class _Stop:
         at = os.environ.get("MATHMILL_STOP_AT")
         self._at = float(at) - options.stop_early_s if at else None
         self._rank = int(os.environ.get("RANK", "0"))
-        self._margin = 0.0
+        self._step_s = self._save_s = 0.0
         self._begun: float | None = None
         self.told = False
         self.save_due = False
@@ -322,17 +328,23 @@ class _Stop:
     def _tell(self, number: int, _: object) -> None:
         self.told, self.reason = True, f"told to by {signal.Signals(number).name}"
 
-    def saved(self) -> None:
-        """A save is over: the longest step, with its save, is what must fit in before the limit."""
+    def saved(self, seconds: float) -> None:
+        """A save was over after so long."""
+        self._save_s = max(self._save_s, seconds)
         self._begun = time.time()
 
     def now(self) -> bool:
-        """Whether this rank asks to stop after the step that it is in. Only rank 0 looks at the clock."""
+        """Whether this rank asks to stop after the step that it is in: one more, with a save, would not fit in.
+
+        Only rank 0 looks at the clock.
+        """
         now = time.time()
         if self._begun is not None:
-            self._margin = max(self._margin, now - self._begun)
+            self._step_s = max(self._step_s, now - self._begun)
         self._begun = now
-        return self.told or (self._at is not None and self._rank == 0 and now + self._margin >= self._at)
+        if self.told or self._at is None or self._rank:
+            return self.told
+        return now + self._step_s + self._save_s >= self._at
 
 
 def _say_start(training: Training, first: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mathmill.files import write_whole
 from mathmill.training.options import TrainerOptions
 
 
@@ -25,7 +26,7 @@ class Progress:
         self._folder = Path(options.folder)
         self._path = self._folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self._path) if row["step"] <= first_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = self._path.open("a")
         self._board = _tensorboard(self._folder / "tensorboard", first_step)
         self._wandb = _wandb(options)
