@@ -70,6 +70,8 @@ class InFlight:
         self.now = 0
         self._steady = False
         self._last_cut = 0.0
+        self._busy_s = 0.0
+        self._busy_since = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @contextlib.asynccontextmanager
@@ -83,12 +85,21 @@ class InFlight:
             except asyncio.CancelledError:
                 self._wake()
                 raise
+        if self.now == 0:
+            self._busy_since = time.monotonic()
         self.now += 1
         try:
             yield
         finally:
             self.now -= 1
+            if self.now == 0:
+                self._busy_s += time.monotonic() - self._busy_since
             self._wake()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which at least one request was under way."""
+        return self._busy_s + (time.monotonic() - self._busy_since if self.now else 0.0)
 
     def _wake(self) -> None:
         free = int(self.limit) - self.now
@@ -173,22 +184,33 @@ class CompletionClient:
                 self.num_tokens += answer.num_tokens
                 return answer
             self.failures[answer] += 1
-            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10)) * random.uniform(0.5, 1))
+            pause_s = 1.0 if num_alone else min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10))
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
             num_tries += 1
             failing_since = min(failing_since, begun)
             if answer in CONGESTED:
                 num_alone = 0
-            elif self._last_success > begun:  # others were answered meanwhile: it may be this request's own fault
+            elif self._last_success > begun or (
+                num_tries > 1 and not self.in_flight.now and await self._answers_others()
+            ):
+                # others are answered (asked, where none is under way that would tell): it may be this request's own fault
                 num_alone += 1
                 if num_alone == self._attempts:
                     raise RequestRefusedError(f"{answer}, {num_alone} times while others were answered")
             if time.monotonic() - max(self._last_success, failing_since) > self._patience_s:
                 await self._refuse_or_give_up(answer)
 
+    async def _answers_others(self) -> bool:
+        """Whether the server answers a small request just now."""
+        smallest = {"model": self.model, "prompt": "The", "max_tokens": 1}
+        if not isinstance(await self._try(msgspec.json.encode(smallest)), Completion):
+            return False
+        self._last_success = time.monotonic()
+        return True
+
     async def _refuse_or_give_up(self, failure: str) -> NoReturn:
         """After our patience: is it the server, or the only request that is left?"""
-        smallest = {"model": self.model, "prompt": "The", "max_tokens": 1}
-        if isinstance(await self._try(msgspec.json.encode(smallest)), Completion):
+        if await self._answers_others():
             raise RequestRefusedError(f"{failure}, for {self._patience_s:.0f} s, while another request is answered")
         raise ServerLostError(f"{self.url} has answered nobody for {self._patience_s:.0f} s ({failure}); see its log")
 

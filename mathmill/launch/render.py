@@ -46,8 +46,8 @@ def render(job: Job, cluster: Cluster, run: Run, code_sha: str) -> str:
         others=[step for step in steps if not step["main"]],
         slurm=cluster.executor == "slurm",
         directives=_directive_lines(job, cluster, run),
+        drain_at=_drain_at_s(job, cluster, run),
         code_sha=code_sha,
-        stop_after_s=_stop_after_s(job, cluster),
         announced=[
             step["ready_file"] for step in steps if step["ready_file"] and not step["ready_file"].startswith(NODE_DIR)
         ],
@@ -118,12 +118,14 @@ def _stop_before_s(limit: str | None, cluster: Cluster) -> int:
     return min(before, 65535)  # sbatch's manual: sig_time is at most 65535
 
 
-def _stop_after_s(job: Job, cluster: Cluster) -> int | None:
-    """Seconds after its start when a trainer is to stop by its own clock; None: nothing is known of a limit."""
-    limit = job.time_limit or cluster.time_limit
-    if limit is None or cluster.executor != "slurm" or job.main.role != "trainer":
-        return None
-    return seconds_of(limit) - _stop_before_s(limit, cluster)
+def _drain_at_s(job: Job, cluster: Cluster, run: Run) -> int:
+    """Seconds from its start at which a job drains by its own clock; 0 where it has no limit that we can read."""
+    limit = directives_of(job, cluster, run).get("time") if cluster.executor == "slurm" else None
+    try:
+        seconds = seconds_of(str(limit)) if limit is not None else 0
+    except ValueError:
+        return 0
+    return max(seconds - _stop_before_s(str(limit), cluster), 0) if seconds else 0
 
 
 def _share(job: Job, cluster: Cluster) -> tuple[int, int]:
