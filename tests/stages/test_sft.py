@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,37 @@ def test_two_nodes_train_with_tensor_and_pipeline_parallelism_as_one_process_doe
     solved = [json.loads(line) for path in workdir.glob("runs/eval/solutions/*/p0*.jsonl") for line in path.open()]
     assert len(solved) == 10
     assert sum(bool(one["is_correct"]) for one in solved) >= 8
+
+
+@pytest.mark.trial
+def test_a_training_whose_time_is_up_queues_itself_again_and_ends_when_it_is_done(
+    workdir: Path, cluster_file: Path, slurm
+):
+    rows = write_rows(workdir / "rows.jsonl", 60)
+    cluster = yaml.safe_load(cluster_file.read_text())
+    # as if the first start had come near its limit
+    cluster["setup"] = ['if [ "$MATHMILL_RESTART" = 0 ]; then export MATHMILL_STOP_AT=$(date +%s); fi']
+    cluster["time_limit"] = "1:00:00"
+    cluster_file.write_text(yaml.safe_dump(cluster))
+    words = ["--recipe", "words", "--data", rows, "--steps", 5, "--global_batch", 8, "--context_length", 256]
+    launched = call(*RUN_SFT, "--cluster", cluster_file, *words)
+    assert launched.returncode == 0, launched.stderr
+    run = workdir / "runs" / "sft-words"
+    job = json.loads((run / "jobs" / "submitted.jsonl").read_text())
+    finished = run / "training" / "finished.json"
+    deadline = time.monotonic() + 900
+    while not finished.exists():
+        assert time.monotonic() < deadline, "\n".join(path.read_text() for path in run.glob("logs/*.log"))[-4000:]
+        time.sleep(2)
+    states = slurm.states(str(job.get("job_id") or job["task_ids"][0]), timeout=120)
+    log = "\n".join(path.read_text() for path in run.glob("logs/*.log"))
+    code, said = train(options_for(workdir / "alone", rows, steps=5), 1)
+
+    assert set(states.values()) == {"COMPLETED"}
+    assert "stopped after step 1 of 5: its time is up" in log
+    assert "queues again" in log and "from step 1" in log and "finished: 5 steps" in log
+    assert code == 0, said
+    assert losses(run / "training") == pytest.approx(losses(workdir / "alone"), abs=5e-5)
 
 
 def first_problems(folder: Path) -> Path:
