@@ -215,9 +215,11 @@ def processes_of(job_id: str) -> list[Process]:
         try:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
             place = re.search(r"/job_(\d+)/step_\w+", (folder / "cgroup").read_text())
-            named = re.search(rb"(?:^|\0)SLURM_JOB_ID=(\d+)", (folder / "environ").read_bytes())
         except OSError:
             continue
+        named = None
+        with contextlib.suppress(OSError):  # a client hides its environment
+            named = re.search(rb"(?:^|\0)SLURM_JOB_ID=(\d+)", (folder / "environ").read_bytes())
         if watcher := re.fullmatch(r"slurmstepd: \[(\d+)\.(\w+)\].*", words[0].strip()):
             job, kind = watcher[1], "watcher"
         else:
