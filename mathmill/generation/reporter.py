@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mathmill.generation.client import CompletionClient
+from mathmill.generation.pool import PoolClient
 from mathmill.generation.shards import Key, progress, published_rows
 from mathmill.records import Solution
 from mathmill.run import Run
@@ -17,7 +18,7 @@ FIRST_LINE_S, LINE_S = 10.0, 60.0
 class Reporter:
     """Counts what this worker finishes and shows it; `with` it around the work."""
 
-    def __init__(self, run: Run, client: CompletionClient) -> None:
+    def __init__(self, run: Run, client: CompletionClient | PoolClient) -> None:
         self.run, self.client = run, client
         self.console = Console(stderr=True, soft_wrap=True)
         self.is_wide = self.console.width >= 110

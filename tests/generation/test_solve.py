@@ -6,7 +6,7 @@ import pytest
 
 from mathmill.generation.client import Completion, RequestRefusedError
 from mathmill.generation.sets import seed_of
-from mathmill.generation.solve import Origin, SampleFailedError, Solver
+from mathmill.generation.solve import SampleFailedError, Solver
 from mathmill.grading import GradingPool
 from mathmill.prompts import prompt_text
 from mathmill.records import Problem
@@ -44,7 +44,7 @@ def solve(*texts, problem=PROBLEM, **sampling):
             solver = Solver(
                 sample_set,
                 lambda one: prompt_text(sample_set.prompt, one),
-                Origin("openai", True, "sha"),
+                "sha",
                 script,
                 sandbox,
                 grading,
