@@ -95,11 +95,6 @@ class InFlight:
         self._last_cut = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    @property
-    def num_waiting(self) -> int:
-        """How many wait for a place."""
-        return len(self._waiting)
-
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Wait for a place, hold it, give it back."""

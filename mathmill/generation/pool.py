@@ -32,7 +32,8 @@ from mathmill.serving.shared import LEASE_S, Gone, announced, gone_servers, laun
 
 LOOK_S = 1.0
 SAY_S = 60.0
-PROBE_PATIENCE_S = 30.0
+PROBE_PATIENCE_S = 3.0
+LONGEST_REST_S = 5.0
 FAILURES_TO_REST = 8
 """In a row: then a server is asked for nothing until it answers a probe."""
 WITHDRAWN_S = 600.0
@@ -57,16 +58,18 @@ class Member:
         self.withdrawn_at: float | None = None
         self.prober: asyncio.Task[None] | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._num_asked = 0
         self._failures_in_a_row = 0  # since the last answer
 
     @property
     def load(self) -> float:
         """Requests that are there or wait for a place there, for its limit."""
-        return (self.client.in_flight.now + self.client.in_flight.num_waiting + 1) / self.client.in_flight.limit
+        return (self._num_asked + 1) / self.client.in_flight.limit
 
     async def attempt(self, asked: Asked) -> Completion | Failure:
         """One try here; a failure as soon as the server is lost."""
         begun = time.monotonic()
+        self._num_asked += 1
         trial = asyncio.create_task(self.client.attempt(asked))
         try:
             waited: set[asyncio.Future] = {trial, self.lost}
@@ -78,6 +81,7 @@ class Member:
             self.rest()
             return Failure(str(stranger), begun, while_others=False)
         finally:
+            self._num_asked -= 1
             trial.cancel()
         self._judge(answer)
         return answer
@@ -287,7 +291,7 @@ class PoolClient:
             except ServerLostError as problem:
                 if num_tries == 0:
                     self.say(f"server {member.job} does not answer: {problem}")
-                await asyncio.sleep(pause_s(num_tries))
+                await asyncio.sleep(min(LONGEST_REST_S, pause_s(num_tries)))
                 num_tries += 1
             except UserError as problem:
                 member.left_out = True
