@@ -61,8 +61,6 @@ class Failure(msgspec.Struct, frozen=True):
     name: str
     begun: float
     """time.monotonic() when it was sent."""
-    while_others: bool
-    """Others were answered by this server meanwhile: it may be this request's own fault."""
 
 
 Asked = dict[str, object]
@@ -188,7 +186,7 @@ class CompletionClient:
             await asyncio.sleep(pause_s(num_tries))
             num_tries += 1
             failing_since = min(failing_since, answer.begun)
-            num_alone = count_alone(num_alone, answer, self._attempts)
+            num_alone = self.count_alone(num_alone, answer, self._attempts)
             if time.monotonic() - max(self._last_success, failing_since) > self._patience_s:
                 await self._refuse_or_give_up(answer.name)
 
@@ -206,7 +204,17 @@ class CompletionClient:
             self.num_tokens += answer.num_tokens
             return answer
         self.failures[answer] += 1
-        return Failure(answer, begun, self._last_success > begun)
+        return Failure(answer, begun)
+
+    def count_alone(self, num_alone: int, failure: Failure, most: int) -> int:
+        """How often a request failed while others were answered here. Raises RequestRefusedError at `most`."""
+        if failure.name in CONGESTED:
+            return 0
+        if self._last_success > failure.begun:  # it may be this request's own fault
+            num_alone += 1
+        if num_alone == most:
+            raise RequestRefusedError(f"{failure.name}, {num_alone} times while others were answered")
+        return num_alone
 
     async def _refuse_or_give_up(self, failure: str) -> NoReturn:
         """After our patience: is it the server, or the only request that is left?"""
@@ -279,16 +287,6 @@ def asked_for(prompt: str, max_tokens: int, *, temperature: float, top_p: float,
 def pause_s(num_tries: int) -> float:
     """How long to wait before the next try."""
     return min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10)) * random.uniform(0.5, 1)
-
-
-def count_alone(num_alone: int, failure: Failure, most: int) -> int:
-    """How often a request failed while others were answered. Raises RequestRefusedError at `most`."""
-    if failure.name in CONGESTED:
-        return 0
-    num_alone += failure.while_others
-    if num_alone == most:
-        raise RequestRefusedError(f"{failure.name}, {num_alone} times while others were answered")
-    return num_alone
 
 
 class _Card(msgspec.Struct):

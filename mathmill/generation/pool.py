@@ -20,7 +20,6 @@ from mathmill.generation.client import (
     ServerLostError,
     Source,
     asked_for,
-    count_alone,
     pause_s,
     seeds_are_honoured,
 )
@@ -75,11 +74,11 @@ class Member:
             waited: set[asyncio.Future] = {trial, self.lost}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not trial.done():
-                return Failure(GONE, begun, while_others=False)
+                return Failure(GONE, begun)
             answer = trial.result()
         except ServerLostError as stranger:  # it refuses our token or name: somebody else took the port
             self.rest()
-            return Failure(str(stranger), begun, while_others=False)
+            return Failure(str(stranger), begun)
         finally:
             self._num_asked -= 1
             trial.cancel()
@@ -190,11 +189,11 @@ class PoolClient:
                 return answer
             self.failures[answer.name] += 1
             self._note_members()
-            num_alone = count_alone(num_alone, answer, self._attempts)
             if member in failed_at:
                 await asyncio.sleep(pause_s(num_tries))
                 num_tries += 1
             failed_at.add(member)
+            num_alone = member.client.count_alone(num_alone, answer, self._attempts)
 
     def busy_s(self) -> dict[str, float]:
         """Server's job -> seconds with anything of ours there."""

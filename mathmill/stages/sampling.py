@@ -58,7 +58,7 @@ class SamplingOptions(LaunchOptions):
     server_jobs: int = 0
     """Servers as an array of their own that all tasks share, each with its weights loaded once; 0: every task has its own."""
     client_jobs: int = 1
-    """With --server_jobs: how many tasks, without GPUs, share the work."""
+    """With --server_jobs: how many tasks, without GPUs, share the work; 0 adds servers alone, to a run that has tasks."""
     server_wait_minutes: float = 60.0
     """With --server_jobs: how long a task waits while no server is there, until it gives up."""
     server_idle_minutes: float = 60.0
@@ -177,7 +177,7 @@ def refuse_contradictory_server(options: SamplingOptions) -> None:
         raise UserError("--server openai asks a server that is already there; add --server_address URL")
     if options.server_address is not None and options.server != "openai":
         raise UserError("--server_address names a server that is already there; add --server openai")
-    refuse_below_one(options, "num_jobs", "max_in_flight", "client_jobs")
+    refuse_below_one(options, "num_jobs", "max_in_flight")
     refuse_contradictory_pool(options)
     if options.run is not None:
         check_run_name(options.run)
@@ -187,11 +187,13 @@ def refuse_contradictory_pool(options: SamplingOptions) -> None:
     """Options of shared servers that cannot be meant."""
     if options.server_jobs < 0:
         raise UserError(f"--server_jobs must be at least 0, not {options.server_jobs}")
+    if options.client_jobs < 0:
+        raise UserError(f"--client_jobs must be at least 0, not {options.client_jobs}")
     for name in ("server_wait_minutes", "server_idle_minutes"):
         if not 0 <= getattr(options, name) < math.inf:
             raise UserError(f"--{name} must be at least 0, not {getattr(options, name)}")
     if not options.server_jobs:
-        if options.client_jobs > 1:
+        if options.client_jobs != 1:
             raise UserError("--client_jobs shares servers; add --server_jobs N, or say --num_jobs")
         return
     if options.server_address is not None:
@@ -252,7 +254,8 @@ def generation_jobs(options: SamplingOptions, model: Model, work: Work, cluster:
         return [job]
     if cluster.executor == "local":
         raise UserError("--server_jobs needs a Slurm cluster; here give --num_jobs, and every task has its own server")
-    return [server_job(model, options.server_jobs, cluster, idle_minutes=options.server_idle_minutes), job]
+    servers = server_job(model, options.server_jobs, cluster, idle_minutes=options.server_idle_minutes)
+    return [servers, job] if options.client_jobs else [servers]
 
 
 def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: Cluster, runs_code: bool) -> Job:
@@ -283,6 +286,6 @@ def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: 
     return Job(
         name="generation",
         steps=tuple(steps),
-        tasks=work.num_tasks(options.client_jobs if options.server_jobs else options.num_jobs),
+        tasks=work.num_tasks(max(options.client_jobs, 1) if options.server_jobs else options.num_jobs),
         options={step.name: sections[step.name] for step in steps},
     )

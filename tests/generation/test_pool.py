@@ -112,7 +112,7 @@ def test_all_live_servers_share_the_load_and_a_text_says_what_is_known_of_its_se
     async def scene():
         mine = toys(run, 3)
         async with pool(run, *mine) as client:
-            while not len([one for one in client.members.values() if one.ready]) == 3:
+            while sum(one.ready for one in client.members.values()) < 3:
                 await asyncio.sleep(0.01)
             answers = await asyncio.gather(*(ask(client, seed) for seed in range(300)))
             assert [one.text.split()[1] for one in answers] == [str(seed) for seed in range(300)]
@@ -124,6 +124,7 @@ def test_all_live_servers_share_the_load_and_a_text_says_what_is_known_of_its_se
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_at_a_server_that_dies_is_answered_by_another(run):
     async def scene():
         first, second = toys(run, 2, delay_s=0.3)
@@ -157,6 +158,7 @@ def test_what_hangs_at_a_server_whose_heart_stopped_goes_elsewhere_and_a_new_one
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_server_that_withdraws_gets_nothing_new_and_finishes_what_it_has(run):
     async def scene():
         leaving, staying = toys(run, 2, delay_s=0.5)
@@ -187,6 +189,7 @@ def test_a_server_that_was_started_again_is_another_one(run):
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_at_once_draws_no_requests_to_itself(run):
     async def scene():
         good, bad = toys(run, 2, delay_s=0.05)
@@ -243,6 +246,7 @@ def test_a_stranger_on_a_servers_port_is_never_asked_for_a_row(run):
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_server_that_is_blind_to_seeds_ends_the_run_and_is_left_out_beside_others(run):
     async def scene():
         async with pool(run, Toy("7_0", run, blind=True)) as client:
