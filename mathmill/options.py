@@ -1,5 +1,6 @@
 """One frozen dataclass is a script's flags, its documentation and the JSON file that reaches its worker."""
 
+import contextlib
 import inspect
 import json
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mathmill.errors import UserError
+from mathmill.errors import DISK_FAILURES, UserError, said_by_disk
 
 Options = TypeVar("Options")
 
@@ -38,6 +39,12 @@ def ended_by(run: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         sys.stdout = None
         code = 141
+    except OSError as problem:
+        if problem.errno not in DISK_FAILURES:
+            raise
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            print(f"error: {said_by_disk(problem)}", file=sys.stderr)
+        code = 2
     sys.exit(code)
 
 

@@ -32,6 +32,11 @@ class Run:
         return self.folder / "logs"
 
     @property
+    def progress(self) -> Path:
+        """A file a task: the number of its last start that finished anything."""
+        return self.folder / "progress"
+
+    @property
     def code(self) -> Path:
         """Snapshots of the package, by hash."""
         return self.folder / "code"

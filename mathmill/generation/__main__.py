@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mathmill.errors import UserError
+from mathmill.errors import UserError, said_by_disk
 from mathmill.generation.options import WorkerOptions
 from mathmill.generation.sets import set_folders
 from mathmill.generation.shards import left
@@ -26,11 +26,10 @@ def main() -> int:
     try:
         code = asyncio.run(run_worker(run, options))
     except OSError as problem:  # a full disk, a file system that failed, a sandbox that died
-        where = f"{problem.filename}: " if problem.filename else ""
         raise UserError(
-            f"{where}{problem.strerror or problem}; finished rows are safe: the same command goes on"
+            f"{said_by_disk(problem)}; what was finished before is safe: the same command goes on"
         ) from None
-    if code == 0 and not any(left(folder, folder.load()) for folder in set_folders(run)):
+    if code == 0 and options.sums_up and not any(left(folder, folder.load()) for folder in set_folders(run)):
         print_summary(run)
     return code
 

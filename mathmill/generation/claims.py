@@ -33,6 +33,8 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     restart: int
     pid: int
     pid_namespace: str
+    boot: str
+    """The machine's start, since machines may share a name."""
     nonce: str
 
     @property
@@ -48,6 +50,7 @@ def this_worker() -> WorkerCard:
         restart=int(os.environ.get("MATHMILL_RESTART", "0")),
         pid=os.getpid(),
         pid_namespace=_pid_namespace(),
+        boot=_boot(),
         nonce=secrets.token_hex(4),
     )
 
@@ -55,6 +58,13 @@ def this_worker() -> WorkerCard:
 def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "unknown"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "unknown"
 
@@ -92,6 +102,8 @@ class Claims:
     lease_s: float = LEASE_S
     _watched: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Worker -> (time of its last beat, our clock when we first saw that beat)."""
+    _given_back: set[Path] = field(default_factory=set)
+    """Claims of our own that others, and we, may follow."""
 
     @property
     def workers(self) -> Path:
@@ -108,11 +120,15 @@ class Claims:
                 holder = _content(claim)
                 if holder not in gone:
                     gone[holder] = self._is_gone(holder, now)
-                if not gone[holder]:
+                if not gone[holder] and claim not in self._given_back:
                     continue
             if publish_once(folder.claims / f"{shard.name}.{number + 1}", self.card.name):
                 return shard, number + 1
         return None
+
+    def give_back(self, folder: SetFolder, shard: Shard) -> None:
+        """Let the next call take a shard of our own anew, with what is left of it then."""
+        self._given_back.add(_highest(folder)[shard.name][1])
 
     def others_may_be_gone(self, folder: SetFolder, shards: Iterable[Shard]) -> bool:
         """Whether a holder of one of these shards has not shown, since we watch it, that it lives: then waiting pays."""
@@ -152,7 +168,8 @@ class Claims:
         """Dead for certain: our own earlier attempt, or a process of this machine that is no more."""
         if card.job == self.card.job and card.restart < self.card.restart:
             return True
-        same_machine = (card.host, card.pid_namespace) == (self.card.host, self.card.pid_namespace)
+        ours = self.card
+        same_machine = (card.host, card.boot, card.pid_namespace) == (ours.host, ours.boot, ours.pid_namespace)
         return same_machine and not Path(f"/proc/{card.pid}").exists() and Path("/proc/self").exists()
 
     def _now(self) -> float:

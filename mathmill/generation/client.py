@@ -183,10 +183,10 @@ class CompletionClient:
             answer = await self.attempt(asked)
             if isinstance(answer, Completion):
                 return answer
-            await asyncio.sleep(pause_s(num_tries))
+            await asyncio.sleep(pause_s(num_tries, num_alone))
             num_tries += 1
             failing_since = min(failing_since, answer.begun)
-            num_alone = self.count_alone(num_alone, answer, self._attempts)
+            num_alone = await self.count_alone(num_alone, answer, self._attempts, num_tries > 1)
             if time.monotonic() - max(self._last_success, failing_since) > self._patience_s:
                 await self._refuse_or_give_up(answer.name)
 
@@ -206,20 +206,32 @@ class CompletionClient:
         self.failures[answer] += 1
         return Failure(answer, begun)
 
-    def count_alone(self, num_alone: int, failure: Failure, most: int) -> int:
-        """How often a request failed while others were answered here. Raises RequestRefusedError at `most`."""
+    async def count_alone(self, num_alone: int, failure: Failure, most: int, may_ask: bool) -> int:
+        """How often a request failed while others are answered here. Raises RequestRefusedError at `most`.
+
+        `may_ask`: send a small request where none is under way that would tell.
+        """
         if failure.name in CONGESTED:
             return 0
-        if self._last_success > failure.begun:  # it may be this request's own fault
+        if self._last_success > failure.begun or (
+            may_ask and not self.in_flight.now and await self._answers_others()
+        ):  # it may be this request's own fault
             num_alone += 1
-        if num_alone == most:
-            raise RequestRefusedError(f"{failure.name}, {num_alone} times while others were answered")
+            if num_alone == most:
+                raise RequestRefusedError(f"{failure.name}, {num_alone} times while others were answered")
         return num_alone
+
+    async def _answers_others(self) -> bool:
+        """Whether the server answers a small request just now."""
+        smallest = {"model": self.model, "prompt": "The", "max_tokens": 1}
+        if not isinstance(await self._try(msgspec.json.encode(smallest)), Completion):
+            return False
+        self._last_success = time.monotonic()
+        return True
 
     async def _refuse_or_give_up(self, failure: str) -> NoReturn:
         """After our patience: is it the server, or the only request that is left?"""
-        smallest = {"model": self.model, "prompt": "The", "max_tokens": 1}
-        if isinstance(await self._try(msgspec.json.encode(smallest)), Completion):
+        if await self._answers_others():
             raise RequestRefusedError(f"{failure}, for {self._patience_s:.0f} s, while another request is answered")
         raise ServerLostError(f"{self.url} has answered nobody for {self._patience_s:.0f} s ({failure}); see its log")
 
@@ -284,9 +296,10 @@ def asked_for(prompt: str, max_tokens: int, *, temperature: float, top_p: float,
     }
 
 
-def pause_s(num_tries: int) -> float:
-    """How long to wait before the next try."""
-    return min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10)) * random.uniform(0.5, 1)
+def pause_s(num_tries: int, num_alone: int = 0) -> float:
+    """How long to wait before the next try; not long where others are answered."""
+    longest = 1.0 if num_alone else min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10))
+    return longest * random.uniform(0.5, 1)
 
 
 class _Card(msgspec.Struct):

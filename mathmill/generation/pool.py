@@ -147,7 +147,7 @@ class PoolClient:
         self.members: dict[str, Member] = {}
         """Server's job -> its latest start."""
         self.in_flight = PoolInFlight(self.members)
-        self._run, self._pool, self._at_server = run, pool, at_server
+        self._run, self._pool, self.at_server = run, pool, at_server
         self._most_in_flight, self._wait_s, self._patience_s = most_in_flight, wait_s, patience_s
         self._attempts, self._seeds_needed, self._lease_s = attempts, seeds_needed, lease_s
         self._changed = asyncio.Event()
@@ -190,10 +190,10 @@ class PoolClient:
             self.failures[answer.name] += 1
             self._note_members()
             if member in failed_at:
-                await asyncio.sleep(pause_s(num_tries))
+                await asyncio.sleep(pause_s(num_tries, num_alone))
                 num_tries += 1
             failed_at.add(member)
-            num_alone = member.client.count_alone(num_alone, answer, self._attempts)
+            num_alone = await member.client.count_alone(num_alone, answer, self._attempts, may_ask=False)
 
     def busy_s(self) -> dict[str, float]:
         """Server's job -> seconds with anything of ours there."""
@@ -248,7 +248,7 @@ class PoolClient:
             token=address.token,
             most_in_flight=self._most_in_flight,
             patience_s=PROBE_PATIENCE_S,
-            at_server=Gauge(self._at_server),
+            at_server=Gauge(self.at_server),
         )
         await client.__aenter__()
         self.members[job] = Member(job, address, client)

@@ -1,5 +1,6 @@
 """Verdicts anew for the solutions of a run: beside the shards and keyed, never in them."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mathmill.files import publish_once
 from mathmill.generation.sets import SetFolder
 from mathmill.generation.shards import published
 from mathmill.grading import GradingPool
-from mathmill.grading.pairs import Tally, grade_all
+from mathmill.grading.pairs import Tally
+from mathmill.grading.pool import grade_all
 from mathmill.records import Grade, Solution, lines_of, read_records
 
 
@@ -32,22 +34,19 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Regrading:
-    """The verdicts of a set, counted, and how they differ from those of the shards."""
+    """The verdicts of a set, counted, and those that are other than in the shards, by what they say now."""
 
     tally: Tally = field(default_factory=Tally)
-    num_now_correct: int = 0
-    num_now_wrong: int = 0
-    num_now_unknown: int = 0
+    changed: Counter[bool | None] = field(default_factory=Counter)
 
     def add(self, solution: Solution, verdict: KeyedVerdict) -> None:
         self.tally.add(Grade(is_correct=verdict.is_correct, rule=verdict.rule))
         if verdict.is_correct is not solution.is_correct:
-            self.num_now_correct += verdict.is_correct is True
-            self.num_now_wrong += verdict.is_correct is False
-            self.num_now_unknown += verdict.is_correct is None
+            self.changed[verdict.is_correct] += 1
 
     def lines(self) -> list[str]:
-        changed = f"{self.num_now_correct:,} correct, {self.num_now_wrong:,} wrong, {self.num_now_unknown:,} unknown"
+        now = self.changed
+        changed = f"{now[True]:,} correct, {now[False]:,} wrong, {now[None]:,} could not tell"
         return [*self.tally.lines(), f"other than in the shards: {changed}"]
 
 
@@ -66,23 +65,29 @@ def open_verdicts(folder: SetFolder, name: str, policy: str) -> Path:
     return verdicts
 
 
-def regrade(folder: SetFolder, name: str, policy: str, pool: GradingPool, advance=lambda num_rows: None) -> Regrading:
+def regrade(folder: SetFolder, name: str, pool: GradingPool, advance=lambda num_rows: None) -> Regrading:
     """Grade every published shard of a set that has no verdicts of this name yet; count all of them.
 
-    A file of verdicts appears whole, under its shard's name, so that two at once or a kill do no harm. Returns the counts
-    over all published shards.
+    A file of verdicts appears whole, under its shard's name, so that two at once or a kill do no harm.
     """
-    verdicts = open_verdicts(folder, name, policy)
+    verdicts = open_verdicts(folder, name, pool.policy)
     regrading = Regrading()
     for shard in sorted(published(folder)):
         solutions = list(read_records(folder.folder / f"{shard}.jsonl", Solution))
         path = verdicts / f"{shard}.jsonl"
         if not path.exists():
             publish_once(path, lines_of(_verdicts_of(solutions, pool)))
-        for solution, verdict in zip(solutions, read_records(path, KeyedVerdict), strict=True):
+        found = list(read_records(path, KeyedVerdict))
+        if [_key(verdict) for verdict in found] != [_key(solution) for solution in solutions]:
+            raise UserError(f"{path}: its rows are not those of {shard}.jsonl; remove it, and it is made anew")
+        for solution, verdict in zip(solutions, found, strict=True):
             regrading.add(solution, verdict)
         advance(len(solutions))
     return regrading
+
+
+def _key(row: Solution | KeyedVerdict) -> tuple[str, int]:
+    return row.problem_id, row.sample_index
 
 
 def _verdicts_of(solutions: list[Solution], pool: GradingPool) -> list[KeyedVerdict]:

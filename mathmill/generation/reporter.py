@@ -1,5 +1,6 @@
 """What a user sees while samples are made: a live line in a terminal, plain lines in a batch job's log."""
 
+import contextlib
 import threading
 import time
 
@@ -7,8 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mathmill.generation.client import CompletionClient
+from mathmill.generation.effort import Counts
 from mathmill.generation.pool import PoolClient
-from mathmill.generation.shards import Key, progress, published_rows
+from mathmill.generation.progress import progress
+from mathmill.generation.shards import Key, published_rows
 from mathmill.records import Solution
 from mathmill.run import Run
 
@@ -81,7 +84,12 @@ class Reporter:
         if text != self._said:
             self._said = text
             stamp = "" if self._live is not None else time.strftime("%H:%M:%S ")
-            self.console.print(f"{stamp}{text}", highlight=False, markup=False)
+            with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+                self.console.print(f"{stamp}{text}", highlight=False, markup=False)
+
+    def counts(self) -> Counts:
+        """What a worker's effort is told by."""
+        return Counts(self.client.at_server.busy_s(), self.finished_rows, self.correct, self.client.num_tokens)
 
     def rates(self, in_full: bool = True) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-9)

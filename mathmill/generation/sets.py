@@ -93,8 +93,13 @@ class SetFolder:
 
     @property
     def quarantine(self) -> Path:
-        """Rows that failed for their own reasons, with the reason."""
+        """Rows that failed for their own reasons, with the reason: a file a shard, once the shard is published."""
         return self.folder / "quarantine"
+
+    @property
+    def reopened(self) -> Path:
+        """Names of the further attempts that were asked for of what shards set aside."""
+        return self.folder / "reopened"
 
     def load(self) -> SampleSet:
         """The set as it was created."""
@@ -138,7 +143,7 @@ def sets_of(run: Run, model: str) -> list[SetFolder]:
 def create_set(run: Run, sample_set: SampleSet, problems: list[Problem]) -> SetFolder:
     """Write a set once; an existing one must be the same but for its number of samples."""
     folder = SetFolder(run.solutions / sample_set.name)
-    for path in (folder.claims, folder.parts, folder.quarantine):
+    for path in (folder.claims, folder.parts, folder.quarantine, folder.reopened):
         path.mkdir(parents=True, exist_ok=True)
     publish_once(folder.problems, lines_of(problems))
     publish_once(folder.config, msgspec.yaml.encode(sample_set))

@@ -1,12 +1,18 @@
-"""Shards: a block of problems x a block of sample indices, published once, whole, and never replaced."""
+"""Shards: a block of problems x a block of sample indices, published once, whole, and never replaced.
 
+Rows that were set aside and are asked for again make a further attempt of their shard, `SHARD.r1`: a shard of its own, beside
+the one that lacks them.
+"""
+
+import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+from mathmill.errors import UserError
 from mathmill.files import publish_once
 from mathmill.generation.sets import SampleSet, SetFolder, set_folders
 from mathmill.records import Problem
@@ -14,6 +20,14 @@ from mathmill.run import Run
 
 Key = tuple[str, int]
 """Problem id and sample index."""
+
+
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that failed for its own reasons: a line of a quarantine file."""
+
+    problem_id: str
+    sample_index: int
+    reason: str
 
 
 @dataclass(frozen=True, order=True)
@@ -24,25 +38,37 @@ class Shard:
     last_problem: int
     first_sample: int
     last_sample: int
+    attempt: int = 0
+    """0 makes the whole block; each later one what the one before set aside."""
 
     @property
     def name(self) -> str:
-        return f"p{self.first_problem:05d}-{self.last_problem:05d}.s{self.first_sample:03d}-{self.last_sample:03d}"
+        again = f".r{self.attempt}" if self.attempt else ""
+        return (
+            f"p{self.first_problem:05d}-{self.last_problem:05d}.s{self.first_sample:03d}-{self.last_sample:03d}{again}"
+        )
 
     @property
     def num_rows(self) -> int:
+        """Rows of its block."""
         return (self.last_problem - self.first_problem + 1) * (self.last_sample - self.first_sample + 1)
 
     def keys(self, problems: list[Problem]) -> list[Key]:
-        """Every row that the shard must hold, in its order."""
+        """Every row of its block, in its order."""
         return [
             (problem.problem_id, sample)
             for problem in problems[self.first_problem : self.last_problem + 1]
             for sample in range(self.first_sample, self.last_sample + 1)
         ]
 
+    def before(self) -> "Shard":
+        return replace(self, attempt=self.attempt - 1)
 
-_NAME = re.compile(r"p(\d+)-(\d+)\.s(\d+)-(\d+)")
+    def again(self) -> "Shard":
+        return replace(self, attempt=self.attempt + 1)
+
+
+_NAME = re.compile(r"p(\d+)-(\d+)\.s(\d+)-(\d+)(?:\.r(\d+))?")
 
 
 def shard_of(name: str) -> Shard:
@@ -50,11 +76,11 @@ def shard_of(name: str) -> Shard:
     match = _NAME.match(name)
     if not match:
         raise ValueError(f"not a shard's name: {name}")
-    return Shard(*map(int, match.groups()))
+    return Shard(*(int(number or 0) for number in match.groups()))
 
 
 def cut(sample_set: SampleSet, extents: Iterable[int]) -> list[Shard]:
-    """All shards of a set. Each number of samples that was asked for starts new blocks, so that older ones stay."""
+    """All blocks of a set. Each number of samples that was asked for starts new blocks, so that older ones stay."""
     shards, first = [], 0
     for extent in extents:
         for sample in range(first, extent, sample_set.samples_per_shard):
@@ -68,105 +94,75 @@ def cut(sample_set: SampleSet, extents: Iterable[int]) -> list[Shard]:
 
 def published(folder: SetFolder) -> set[str]:
     """Names of the shards that are finished, by name alone."""
-    return {path.name.removesuffix(".jsonl") for path in folder.folder.glob("p*.jsonl") if _NAME.match(path.name)}
+    names = (name.removesuffix(".jsonl") for name in names_in(folder.folder) if name.endswith(".jsonl"))
+    return {name for name in names if _NAME.fullmatch(name)}
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of all that lies in a folder of shards, in order; none where there is no folder."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def reopened(folder: SetFolder) -> list[Shard]:
+    """The further attempts that were asked for."""
+    return [shard_of(name) for name in names_in(folder.reopened) if _NAME.fullmatch(name)]
+
+
+def all_shards(folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
+    """Every shard of a set as it is asked for now."""
+    return cut(sample_set, folder.extents()) + reopened(folder)
 
 
 def left(folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
     """The shards of a set that are not published."""
     done = published(folder)
-    return [shard for shard in cut(sample_set, folder.extents()) if shard.name not in done]
+    return [shard for shard in all_shards(folder, sample_set) if shard.name not in done]
+
+
+def keys_of(folder: SetFolder, shard: Shard, problems: list[Problem]) -> list[Key]:
+    """Every row that a shard must hold or set aside, in its order."""
+    if not shard.attempt:
+        return shard.keys(problems)
+    return [(row.problem_id, row.sample_index) for row in set_aside_by(folder, shard.before())]
+
+
+def set_aside_by(folder: SetFolder, shard: Shard) -> list[SetAside]:
+    """What a published shard left out, with the reasons."""
+    path = folder.quarantine / f"{shard.name}.jsonl"
+    try:
+        return [msgspec.json.decode(line, type=SetAside) for line in path.read_bytes().splitlines()]
+    except FileNotFoundError:
+        return []
+    except msgspec.DecodeError as problem:
+        raise UserError(f"{path}: no file of rows that were set aside: {problem}") from None
+
+
+def quarantined(folder: SetFolder) -> list[Shard]:
+    """The published shards whose rows that were set aside are not asked for again."""
+    again = set(reopened(folder))
+    names = (name.removesuffix(".jsonl") for name in names_in(folder.quarantine))
+    shards = [shard_of(name) for name in names if _NAME.fullmatch(name)]
+    return [shard for shard in shards if shard.again() not in again]
+
+
+def reopen(folder: SetFolder) -> int:
+    """Ask again for every row that was set aside, once; returns how many they are. No worker of the run may be at work."""
+    done, num_rows = published(folder), 0
+    for name in names_in(folder.quarantine):
+        if not _NAME.fullmatch(name.removesuffix(".jsonl")):  # of a shard that is not finished: its claimant's own list
+            num_rows += (folder.quarantine / name).read_bytes().count(b"\n")
+            (folder.quarantine / name).unlink()
+    for shard in quarantined(folder):
+        if shard.name in done:
+            num_rows += len(set_aside_by(folder, shard))
+            publish_once(folder.reopened / shard.again().name, b"")
+    return num_rows
 
 
 def published_rows(run: Run) -> int:
-    """Rows of all finished shards of a run, by their names alone."""
-    return sum(shard_of(name).num_rows for folder in set_folders(run) for name in published(folder))
-
-
-class _Key(msgspec.Struct):
-    problem_id: str
-    sample_index: int
-
-
-_key_decoder = msgspec.json.Decoder(_Key)
-
-
-def keyed_lines(path: Path) -> Iterator[tuple[Key, bytes]]:
-    """Key and bytes of every whole row of a part; a torn last line and garbage are passed over, to be made again."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:  # published and removed by another worker meanwhile
-        return
-    for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
-        try:
-            key = _key_decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        yield (key.problem_id, key.sample_index), line
-
-
-def _of_shard(folder: Path, shard: Shard) -> list[Path]:
-    """Files `SHARD.K.WORKER.jsonl`, lowest claim first."""
-    return sorted(folder.glob(f"{shard.name}.*.jsonl"))
-
-
-def journaled(folder: SetFolder, shard: Shard) -> set[Key]:
-    """Rows of a shard that some claimant has already settled, kept or quarantined."""
-    parts = _of_shard(folder.parts, shard) + _of_shard(folder.quarantine, shard)
-    return {key for part in parts for key, _ in keyed_lines(part)}
-
-
-def publish(folder: SetFolder, shard: Shard, problems: list[Problem]) -> bool:
-    """Merge the parts of a shard by key (the lowest claim wins) and publish it, once every row is settled.
-
-    True when the shard is published afterwards, by this call or another worker's.
-    """
-    path = folder.folder / f"{shard.name}.jsonl"
-    parts = _of_shard(folder.parts, shard)
-    rows: dict[Key, bytes] = {}
-    for part in parts:
-        for key, line in keyed_lines(part):
-            rows.setdefault(key, line)
-    set_aside = {key for part in _of_shard(folder.quarantine, shard) for key, _ in keyed_lines(part)}
-    keys = shard.keys(problems)
-    if not path.exists():
-        if any(key not in rows and key not in set_aside for key in keys):
-            return False
-        publish_once(path, b"".join(rows[key] for key in keys if key in rows))
-    for part in parts:
-        part.unlink(missing_ok=True)
-    return True
-
-
-@dataclass(frozen=True)
-class SetProgress:
-    """How far a sample set is, in rows, read from the names of files and the lines of open parts."""
-
-    name: str
-    num_rows: int
-    num_done: int
-    num_in_parts: int
-    num_quarantined: int
-
-
-def set_progress(folder: SetFolder) -> SetProgress:
-    sample_set = folder.load()
-    shards = cut(sample_set, folder.extents())
-    done = published(folder)
-    in_parts: dict[str, set[Key]] = {}
-    for part in folder.parts.glob("p*.jsonl"):
-        shard = shard_of(part.name).name
-        if shard not in done:
-            in_parts.setdefault(shard, set()).update(key for key, _ in keyed_lines(part))
-    quarantined = {key for part in folder.quarantine.glob("p*.jsonl") for key, _ in keyed_lines(part)}
-    return SetProgress(
-        name=sample_set.name,
-        num_rows=sum(shard.num_rows for shard in shards),
-        num_done=sum(shard.num_rows for shard in shards if shard.name in done),
-        num_in_parts=sum(map(len, in_parts.values())),
-        num_quarantined=len(quarantined),
-    )
-
-
-def progress(run: Run) -> list[SetProgress]:
-    """How far every sample set of a run is."""
-    return [set_progress(folder) for folder in set_folders(run)]
+    """Rows of all finished blocks of a run, by their names alone."""
+    finished = (shard_of(name) for folder in set_folders(run) for name in published(folder))
+    return sum(shard.num_rows for shard in finished if not shard.attempt)

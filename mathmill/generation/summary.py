@@ -8,8 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mathmill.generation.progress import SetProgress, set_progress
 from mathmill.generation.sets import SetFolder, set_folders
-from mathmill.generation.shards import SetProgress, published, set_progress
+from mathmill.generation.shards import published
 from mathmill.records import Solution, read_records
 from mathmill.run import Run
 

@@ -51,13 +51,11 @@ class Gauge:
 
     def sum_s(self) -> float:
         """Seconds of all things together."""
-        self._settle()
-        return self._sum_s
+        return self._sum_s + self.now * (time.monotonic() - self._since)
 
     def busy_s(self) -> float:
         """Seconds with at least one."""
-        self._settle()
-        return self._busy_s
+        return self._busy_s + (time.monotonic() - self._since if self.now else 0.0)
 
 
 class TimesLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,29 +4,28 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import msgspec
 
 from mathmill.chat_template import text_maker
 from mathmill.errors import UserError
-from mathmill.files import sync_folder
+from mathmill.files import write_whole
 from mathmill.generation.claims import Claims, Heartbeat, WorkerCard, this_worker
 from mathmill.generation.client import CompletionClient, Source, seeds_are_honoured
+from mathmill.generation.effort import EffortNotes
+from mathmill.generation.journal import OpenShard
 from mathmill.generation.options import WorkerOptions
+from mathmill.generation.parts import clear_away_what_is_published, journaled, publish
 from mathmill.generation.pool import PoolClient, end_pool_when_done
 from mathmill.generation.reporter import Reporter
 from mathmill.generation.sets import SampleSet, SetFolder, sets_of
-from mathmill.generation.shards import Key, Shard, journaled, left, publish, published
+from mathmill.generation.shards import Shard, keys_of, left, published
 from mathmill.generation.solve import SampleFailedError, Solver
 from mathmill.generation.times import Gauge, Times
 from mathmill.grading import GradingPool
 from mathmill.paths import PACKAGE
-from mathmill.records import Problem, Solution, line_of
+from mathmill.records import Problem
 from mathmill.run import Run
 from mathmill.sandbox import AsyncSandbox
 from mathmill.serving.address import Address, read_address
@@ -36,63 +35,6 @@ WORK_LEFT = 75
 """Exit code of a worker that drained before all was done (EX_TEMPFAIL): its script requeues the task."""
 SYNC_S = 5.0
 """Rows survive a lost node after this long at most; a killed process loses none."""
-
-
-class _SetAside(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that failed for its own reasons: a line of a quarantine file."""
-
-    problem_id: str
-    sample_index: int
-    reason: str
-
-
-@dataclass
-class OpenShard:
-    """A claimed shard: its journal and the rows that are still to come."""
-
-    folder: SetFolder
-    shard: Shard
-    solver: Solver
-    problems: list[Problem]
-    label: str
-    """`SHARD.K.WORKER`: the name of this claimant's files."""
-    left: set[Key]
-    _files: dict[Path, int] = field(default_factory=dict)
-    _syncing: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.folder.folder.name, self.shard.name
-
-    def journal(self, solution: Solution) -> None:
-        """Append a row; it outlives this process once this returns, and this node after the next sync."""
-        self._append(self.folder.parts, line_of(solution))
-        self.left.discard((solution.problem_id, solution.sample_index))
-
-    def set_aside(self, key: Key, reason: str) -> None:
-        """Settle a row that cannot be made, with its reason."""
-        self._append(self.folder.quarantine, line_of(_SetAside(problem_id=key[0], sample_index=key[1], reason=reason)))
-        self.left.discard(key)
-
-    def _append(self, folder: Path, line: bytes) -> None:
-        path = folder / f"{self.label}.jsonl"
-        if path not in self._files:
-            self._files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            sync_folder(folder)
-        if os.write(self._files[path], line) != len(line):
-            raise OSError(28, f"{path}: a row could not be written whole; is the disk full?")
-
-    def sync(self) -> None:
-        with self._syncing:
-            for descriptor in list(self._files.values()):
-                os.fsync(descriptor)
-
-    def close(self) -> None:
-        self.sync()
-        with self._syncing:
-            for descriptor in self._files.values():
-                os.close(descriptor)
-            self._files.clear()
 
 
 @dataclass
@@ -107,6 +49,7 @@ class Worker:
     reporter: Reporter
     times: Times = field(default_factory=Times)
     draining: bool = False
+    _has_settled: bool = False
     _open: dict[tuple[str, str], OpenShard] = field(default_factory=dict)
 
     def _left(self, folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
@@ -123,7 +66,7 @@ class Worker:
         for folder, solver, problems in self.solvers:
             while taken := self.claims.take(folder, self._left(folder, solver.sample_set)):
                 shard, number = taken
-                rows = set(shard.keys(problems)) - journaled(folder, shard)
+                rows = set(keys_of(folder, shard, problems)) - journaled(folder, shard)
                 if shard.name in published(folder):  # by its last holder, since we looked
                     continue
                 label = f"{shard.name}.{number:04d}.{self.card.name}"
@@ -140,7 +83,8 @@ class Worker:
     def _publish(self, opened: OpenShard) -> None:
         opened.close()
         if not publish(opened.folder, opened.shard, opened.problems):
-            self.reporter.say(f"{opened.shard.name} cannot be published yet: parts of it are not to be seen here")
+            self.reporter.say(f"{opened.shard.name} is opened again: parts of it are not to be seen here")
+            self.claims.give_back(opened.folder, opened.shard)
 
     async def work(self) -> None:
         """Until no shard is left for us. Raises ServerLostError and OSError (disk) with all finished rows journaled."""
@@ -148,8 +92,7 @@ class Worker:
             while (opened := await self._claim_or_wait()) is not None:
                 await self._work_from(opened)
         finally:
-            for opened in list(self._open.values()):
-                opened.close()
+            close_all(list(self._open.values()))
 
     async def _claim_or_wait(self) -> OpenShard | None:
         """The next shard; waits only for holders of claims that have not shown that they live."""
@@ -211,10 +154,30 @@ class Worker:
             self.reporter.finished(solution)
         if not opened.left:
             await self.close(opened)
+        if not self._has_settled:
+            self._has_settled = True
+            await asyncio.to_thread(note_progress, self.run, self.card)
 
     def is_done(self) -> bool:
         """Whether every shard of the sets that this worker works on is published."""
         return not any(left(folder, solver.sample_set) for folder, solver, _ in self.solvers)
+
+
+def note_progress(run: Run, card: WorkerCard) -> None:
+    """Say that this start of the task finished something: a task whose starts finish nothing gives up in the end."""
+    write_whole(run.progress / card.job, f"{card.restart}\n")
+
+
+def close_all(shards: list[OpenShard]) -> None:
+    """Close every shard, whatever becomes of the others; the first failure is raised at the end."""
+    failures = []
+    for shard in shards:
+        try:
+            shard.close()
+        except OSError as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 def samples_left(opened: OpenShard) -> list[tuple[OpenShard, Problem, int]]:
@@ -244,6 +207,8 @@ def code_sha(run: Run) -> str:
 async def run_worker(run: Run, options: WorkerOptions) -> int:
     """Work until nothing is left for us: 0. Drained with work left: 75; told to end: 143. Rows are safe in each case."""
     sets = [(folder, folder.load(), folder.load_problems()) for folder in sets_of(run, options.model)]
+    for folder, _, problems in sets:
+        clear_away_what_is_published(folder, problems)
     address = find_server(run, options) if options.pool is None else None
     card = this_worker()
     times = Times()
@@ -277,6 +242,7 @@ async def run_worker(run: Run, options: WorkerOptions) -> int:
             solver = Solver(one, text_of, code_sha(run), client, own_sandbox, grading, times)
             solvers.append((folder, solver, problems))
         reporter = stack.enter_context(Reporter(run, client))
+        stack.enter_context(EffortNotes(run, card.name, card.job, card.restart, reporter.counts))
         worker = Worker(run, card, solvers, Claims(run, card), client, reporter, times)
         code = await end_well(worker, options.drain_s)
         if options.pool is not None:

@@ -18,7 +18,7 @@ class PairsOptions:
     output: Path
     """The same rows with a `verdict`: is_correct (null: could not tell), rule, policy."""
     policy: str = "default"
-    """What counts as the same answer: default, strict, omi1."""
+    """What counts as the same answer: default, strict (units, rounding, order and case count), omi1 (as published)."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes for the answers that need SymPy."""
     timeout_s: float = 10.0
@@ -33,7 +33,7 @@ def grade_pairs(options: PairsOptions) -> None:
 
     pool = GradingPool(options.workers, options.timeout_s, options.memory_mb, options.policy)
     try:
-        tally = grade_file(options.pairs, options.output, pool, options.policy)
+        tally = grade_file(options.pairs, options.output, pool)
     finally:
         pool.close()
     for line in tally.lines():

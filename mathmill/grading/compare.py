@@ -6,7 +6,8 @@ from functools import lru_cache
 from mathmill.grading.guard import too_costly
 from mathmill.grading.marks import by_marks
 from mathmill.grading.numbers import PlainNumber, read_number, same_number
-from mathmill.grading.parts import by_numbers
+from mathmill.grading.omi1 import TOLERANCE, grade_as_published
+from mathmill.grading.parts import by_parts
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight, trimmed
 from mathmill.records import Grade
@@ -53,27 +54,24 @@ def grade_quickly(predicted: str | None, expected: str | None, policy: str = "de
     if one.text == other.text:
         return Grade(is_correct=True, rule="text")
     if rules.published:
-        from mathmill.grading.omi1 import grade_as_published
-
         return grade_as_published(one.text, other.text)
     return (
         _by_number(one, other, rules)
         or _by_text(one, other)
         or by_marks(one.text, other.text, rules)
-        or _by_parts(one, other, rules)
+        or by_parts(one.text, other.text, rules)
     )
 
 
 def grade_slowly(predicted: str, expected: str, policy: str = "default") -> Grade:
     """The verdict of math-verify and of the second look; `crash` where they failed. Imports SymPy."""
-    from mathmill.grading.omi1 import TOLERANCE
-    from mathmill.grading.second_look import look_again, withdraw
+    from mathmill.grading.second_look import is_mistaken_yes, look_again
     from mathmill.grading.symbolic import equal, equal_within
 
     rules = policy_named(policy)
     predicted, expected = trimmed(predicted), trimmed(expected)
     try:
-        if equal(predicted, expected) and (rules.published or not withdraw(predicted, expected, policy)):
+        if equal(predicted, expected) and (rules.published or not is_mistaken_yes(predicted, expected, policy)):
             return Grade(is_correct=True, rule="symbolic")
         if rules.published:
             is_close = equal_within(predicted, expected, TOLERANCE)
@@ -111,8 +109,3 @@ def _by_text(one: Reading, other: Reading) -> Grade | None:
     if one.is_costly or other.is_costly:
         return Grade(is_correct=False, rule="guard")
     return None
-
-
-def _by_parts(one: Reading, other: Reading, policy: Policy) -> Grade | None:
-    verdict = by_numbers(one.text, other.text, policy)
-    return None if verdict is None else Grade(is_correct=verdict, rule="number")

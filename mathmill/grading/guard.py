@@ -76,24 +76,22 @@ def _has_high_power(answer: str) -> bool:
     bits = 0.0
     for number, exponent in _POWER.findall(answer):
         plain = number.strip(".").replace(".", "")
-        if not plain.isdigit() and int(exponent) > MAX_EXPONENT:
+        if plain.isdigit():
+            bits += int(exponent) * math.log2(max(2, int(plain)))
+        elif int(exponent) > MAX_EXPONENT:
             return True
-        bits += int(exponent) * math.log2(max(2, int(plain))) if plain.isdigit() else 0
+    of_bracket = max(map(int, _POWER_OF_BRACKET.findall(answer)), default=0)
     return (
         bits > MAX_BITS
         or (_POWER_OF_MATRIX.search(answer) is not None and len(_CELL_END.findall(answer)) >= MAX_CELLS_OF_POWER)
-        or _power_of_bracket(answer) > MAX_EXPONENT_OF_ROOTS * (1 if r"\sqrt" in answer else MAX_BITS)
-        or (_power_of_bracket(answer) > MAX_EXPONENT_OF_SUM and _VARIABLE.search(answer) is not None)
+        or (of_bracket > MAX_EXPONENT_OF_ROOTS and r"\sqrt" in answer)
+        or (of_bracket > MAX_EXPONENT_OF_SUM and _VARIABLE.search(answer) is not None)
         or any(
             # an exponent is itself a power, `9^{9^9}`, or a tower of more floors
             higher or int(exponent) * math.log10(int(number) or 1) > math.log10(MAX_EXPONENT)
             for number, exponent, higher in _POWER_ABOVE.findall(answer)
         )
     )
-
-
-def _power_of_bracket(answer: str) -> int:
-    return max(map(int, _POWER_OF_BRACKET.findall(answer)), default=0)
 
 
 def _has_factorial(answer: str) -> bool:

@@ -4,13 +4,11 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mathmill.grading.policy import Policy
+from mathmill.grading.policy import LEAST_ROUNDED_DIGITS, Policy
 from mathmill.grading.units import NO_UNIT, ONE_LETTER, split_multiplier, unit_name
 
 MAX_LENGTH = 400
 """Longer texts are no plain numbers (a bound on the cost of exact arithmetic)."""
-MOST_EXACT_DIGITS = 6
-"""Digits after the point from which on a decimal may stand for a number that it only approaches."""
 FLOAT_NOISE = Fraction(1, 10**9)
 
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,|\\!,|,\\!)[0-9]{3})+|[0-9]+)"
@@ -50,7 +48,7 @@ class PlainNumber:
     @property
     def is_exact(self) -> bool:
         """Whether it is its value alone: no mark, no unit, not of so many digits that it may be a rounded number."""
-        return not self.mark and not self.unit and (self.decimals is None or self.decimals < MOST_EXACT_DIGITS)
+        return not self.mark and not self.unit and (self.decimals is None or self.decimals < LEAST_ROUNDED_DIGITS)
 
 
 def read_number(text: str) -> PlainNumber | None:

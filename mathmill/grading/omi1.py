@@ -1,8 +1,8 @@
-r"""Policy `omi1`: as loose as the published OpenMathInstruct-1 grader, to compare with published numbers. Executes nothing.
+r"""Policy `omi1`: as loose as the published OpenMathInstruct-1 grader (NeMo-Skills v0.1), to compare with its numbers.
 
-It normalises strings, calls numbers equal within 1e-4 of each other (relative, also after x100 and /100), drops
-brackets and braces (so that `\frac{1}{23}` equals `\frac{12}{3}`), splits tuples, matrices and equations, and only then
-asks for symbolic equality, here math-verify's, or for values within the same 1e-4.
+It executes nothing. It normalises strings, cuts off short heads (`x=`), calls numbers equal within 1e-4 of each other
+(relative, also after x100 and /100), drops brackets and braces (so that `\frac{1}{23}` equals `\frac{12}{3}`), splits
+tuples and matrices, and only then asks for symbolic equality, here math-verify's, or for values within the same 1e-4.
 """
 
 import math

@@ -1,6 +1,5 @@
 """Files of pairs of answers into files of verdicts: streamed, in order, resumed where a killed run ended."""
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from mathmill.errors import UserError
-from mathmill.grading.pool import GradingPool
+from mathmill.grading.pool import GradingPool, grade_all
 from mathmill.records import Grade, cut_torn_tail, open_lines
 
 ROWS_AT_ONCE = 1000
@@ -23,11 +22,9 @@ _rows = msgspec.json.Decoder(Row)
 _answers = msgspec.json.Decoder(str | int | float | None)
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row gets under `verdict`. `is_correct` is None where nobody could tell."""
+class Verdict(Grade, frozen=True, kw_only=True):
+    """What a row gets under `verdict`."""
 
-    is_correct: bool | None
-    rule: str
     policy: str
 
 
@@ -37,7 +34,7 @@ class Tally:
 
     rules: Counter[tuple[bool | None, str]] = field(default_factory=Counter)
 
-    def add(self, verdict: Grade | Verdict) -> None:
+    def add(self, verdict: Grade) -> None:
         self.rules[verdict.is_correct, verdict.rule] += 1
 
     def lines(self) -> list[str]:
@@ -53,7 +50,7 @@ class Tally:
         return ", ".join(f"{rule} {count:,}" for count, rule in sorted(mine, reverse=True))
 
 
-def grade_file(source: Path, output: Path, pool: GradingPool, policy: str) -> Tally:
+def grade_file(source: Path, output: Path, pool: GradingPool) -> Tally:
     """Grade the rows of `source` that `output` has not yet, one line of `output` for one of `source`, in order.
 
     A row needs `expected` and `predicted` (text, number or null); all its other fields stay as they are.
@@ -66,11 +63,11 @@ def grade_file(source: Path, output: Path, pool: GradingPool, policy: str) -> Ta
     output.touch()
     cut_torn_tail(output)
     lines = open_lines(source)
-    tally = _pass_over(lines, source, output, policy)
+    tally = _pass_over(lines, source, output, pool.policy)
     with open(output, "ab") as stream, progress_bar(source) as advance:
         advance(sum(tally.rules.values()))
         while chunk := list(islice(lines, ROWS_AT_ONCE)):
-            _grade_chunk(chunk, source, stream, pool, policy, tally)
+            _grade_chunk(chunk, source, stream, pool, tally)
             advance(len(chunk))
         os.fsync(stream.fileno())
     return tally
@@ -99,7 +96,7 @@ def _pass_over(lines: Iterator[tuple[int, bytes]], source: Path, output: Path, p
 
 
 def _grade_chunk(
-    chunk: list[tuple[int, bytes]], source: Path, stream: IO[bytes], pool: GradingPool, policy: str, tally: Tally
+    chunk: list[tuple[int, bytes]], source: Path, stream: IO[bytes], pool: GradingPool, tally: Tally
 ) -> None:
     """Write the verdicts of these rows. A row that cannot be read ends the run after those before it are written."""
     rows, problem = [], None
@@ -113,24 +110,11 @@ def _grade_chunk(
     verdicts = grade_all([(predicted, expected) for _, predicted, expected in rows], pool)
     for (row, _, _), verdict in zip(rows, verdicts, strict=True):
         tally.add(verdict)
-        kept = Verdict(is_correct=verdict.is_correct, rule=verdict.rule, policy=policy)
+        kept = Verdict(is_correct=verdict.is_correct, rule=verdict.rule, policy=pool.policy)
         stream.write(msgspec.json.encode({**row, "verdict": kept}) + b"\n")
     stream.flush()
     if problem is not None:
         raise problem
-
-
-def grade_all(pairs: list[tuple[str | None, str | None]], pool: GradingPool) -> list[Grade]:
-    """The verdicts of (predicted, expected) pairs, in their order; the workers get all that need them at once."""
-    verdicts = [pool.grade_now(*pair) for pair in pairs]
-    slow = [place for place, verdict in enumerate(verdicts) if verdict is None]
-
-    async def ask() -> list[Grade]:
-        return await asyncio.gather(*(pool.grade(*pairs[place]) for place in slow))
-
-    for place, verdict in zip(slow, asyncio.run(ask()) if slow else [], strict=True):
-        verdicts[place] = verdict
-    return [verdict for verdict in verdicts if verdict is not None]
 
 
 def _row(path: Path, number: int, line: bytes) -> Row:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from mathmill.grading.marks import WHOLE_TEXT
 from mathmill.grading.numbers import PlainNumber, read_number, same_number
 from mathmill.grading.policy import Policy
+from mathmill.records import Grade
 
 Same = Callable[[str, str], bool]
 MOST_ITEMS = 50
@@ -14,7 +15,7 @@ _OPENING, _CLOSING = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{[pb]matrix\}(?P<inside>[^{}]*(?:\{[^{}]*\}[^{}]*)*)\\end\{[pb]matrix\}", re.DOTALL)
 
 
-def by_numbers(predicted: str, expected: str, policy: Policy) -> bool | None:
+def by_parts(predicted: str, expected: str, policy: Policy) -> Grade | None:
     """The verdict on two points, intervals, matrices or bare lists whose parts are all plain numbers; else None.
 
     Lists in any order are told only where all is exact: numbers with marks, or rounded, look for partners elsewhere.
@@ -23,12 +24,14 @@ def by_numbers(predicted: str, expected: str, policy: Policy) -> bool | None:
     if one is None or other is None or (one[0] != other[0] and "" in (one[0], other[0])):
         return None
     if one[0] != other[0] or len(one[1]) != len(other[1]):
-        return False
-    if one[0] == "" and policy.any_order:
+        are_same = False
+    elif one[0] == "" and policy.any_order:
+        if not all(number.is_exact for number in one[1] + other[1]):
+            return None
         are_same = sorted(number.value for number in one[1]) == sorted(number.value for number in other[1])
-        are_exact = all(number.is_exact for number in one[1] + other[1])
-        return are_same if are_exact else None
-    return all(same_number(mine, its, policy) for mine, its in zip(one[1], other[1], strict=True))
+    else:
+        are_same = all(same_number(mine, its, policy) for mine, its in zip(one[1], other[1], strict=True))
+    return Grade(is_correct=are_same, rule="number")
 
 
 def _numbers(answer: str) -> tuple[str, list[PlainNumber]] | None:
@@ -43,9 +46,8 @@ def _numbers(answer: str) -> tuple[str, list[PlainNumber]] | None:
         around, texts = "", [] if read_number(answer) else items(answer)
     if len(texts) < 2 or (not around and (len(texts) > MOST_ITEMS or answer[:2] == "\\{")):
         return None
-    numbers = [read_number(text.strip()) for text in texts]
-    found_numbers = [number for number in numbers if number]
-    return (around, found_numbers) if len(found_numbers) == len(numbers) else None
+    numbers = [number for text in texts if (number := read_number(text.strip()))]
+    return (around, numbers) if len(numbers) == len(texts) else None
 
 
 def items(answer: str) -> list[str]:
@@ -56,8 +58,7 @@ def items(answer: str) -> list[str]:
         answer = answer[2:-2]
     elif answer.startswith("[") and answer.endswith("]") and answer.count(",") > 1 and answer.count("[") == 1:
         answer = answer[1:-1]  # a list as Python prints it: an interval has two ends
-    found, start, depth = [], 0, 0
-    position = 0
+    found, start, position, depth = [], 0, 0, 0
     while position < len(answer):
         between = _BETWEEN_ITEMS.match(answer, position) if depth == 0 else None
         if between:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from mathmill.errors import UserError
 
+LEAST_ROUNDED_DIGITS = 6
+"""Digits after the point from which on a decimal may stand for a number that it only approaches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -15,7 +18,7 @@ class Policy:
     """`50%` is 50, and 0.5; otherwise it is 0.5 alone."""
     currency: bool = True
     """`\\$5` is 5."""
-    decimal_digits: int | None = 6
+    decimal_digits: int | None = LEAST_ROUNDED_DIGITS
     """A decimal with at least so many digits, after the point and in all, also is a number that it rounds or cuts;
     None: never."""
     any_order: bool = True

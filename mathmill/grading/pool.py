@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 import signal
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import cast
@@ -30,7 +31,8 @@ class GradingPool:
     def __init__(self, workers: int = 2, timeout_s: float = 10.0, memory_mb: int = 1024, policy: str = "default"):
         """`timeout_s`: wall seconds one comparison may take; `memory_mb`: address space of one worker."""
         policy_named(policy)
-        self._workers, self._timeout_s, self._memory_mb, self._policy = workers, timeout_s, memory_mb, policy
+        self.policy = policy
+        self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
         self._pool: ProcessPool | None = None
         self._known: OrderedDict[tuple[str | None, str | None], Grade] = OrderedDict()
         self._asked: dict[tuple[str, str], Future[Grade]] = {}
@@ -44,7 +46,7 @@ class GradingPool:
         pair = predicted, expected
         verdict = self._known.get(pair)
         if verdict is None:
-            verdict = grade_quickly(predicted, expected, self._policy)
+            verdict = grade_quickly(predicted, expected, self.policy)
             if verdict is not None:
                 self._remember(pair, verdict)
         return verdict
@@ -60,7 +62,7 @@ class GradingPool:
                 return Grade(is_correct=None, rule="crash")
         try:
             verdict = await asyncio.shield(asyncio.wrap_future(asked))
-        except (FutureTimeout, asyncio.TimeoutError, TimeoutError):
+        except asyncio.TimeoutError:
             verdict = Grade(is_correct=None, rule="timeout")
         except asyncio.CancelledError:
             if not asked.cancelled():
@@ -90,7 +92,7 @@ class GradingPool:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.stop()
-            with contextlib.suppress(TimeoutError, FutureTimeout):
+            with contextlib.suppress(FutureTimeout):
                 pool.join(timeout=5)
 
     def _ask(self, predicted: str, expected: str) -> "Future[Grade]":
@@ -106,7 +108,19 @@ class GradingPool:
                 initargs=(self._memory_mb,),
                 context=context,
             )
-        return self._pool.schedule(grade_slowly, args=(predicted, expected, self._policy), timeout=self._timeout_s)
+        return self._pool.schedule(grade_slowly, args=(predicted, expected, self.policy), timeout=self._timeout_s)
+
+
+def grade_all(pairs: Sequence[tuple[str | None, str | None]], pool: GradingPool) -> list[Grade]:
+    """The verdicts of (predicted, expected) pairs, in their order; the workers get all that need them at once."""
+    quick = [pool.grade_now(*pair) for pair in pairs]
+
+    async def ask() -> list[Grade]:
+        left = (pair for pair, verdict in zip(pairs, quick, strict=True) if verdict is None)
+        return await asyncio.gather(*(pool.grade(*pair) for pair in left))
+
+    slow = iter(asyncio.run(ask()) if None in quick else [])
+    return [verdict or next(slow) for verdict in quick]
 
 
 def _prepare_worker(memory_mb: int) -> None:

@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
+from mathmill.grading.compare import grade_quickly
 from mathmill.grading.intervals import as_interval
 from mathmill.grading.marks import split_unit
 from mathmill.grading.numbers import read_number
 from mathmill.grading.parts import Same, bracketed, items, same_items
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight
+from mathmill.grading.symbolic import equal
 
 Rule = Callable[[str, str, Policy, Same], bool]
 DEPTH = 3
@@ -32,10 +35,7 @@ _ASSIGNMENT = re.compile(r"([A-Za-z])\s*=\s*([^=]+)")
 
 def look_again(predicted: str, expected: str, policy: str, depth: int = DEPTH) -> str | None:
     """The name of the rule under which the two are the same answer; None where there is none."""
-
-    def same(one: str, other: str) -> bool:
-        return _same(one.strip(), other.strip(), policy, depth - 1)
-
+    same = partial(_same, policy=policy, depth=depth - 1)
     if depth:
         for name, rule in RULES.items():
             if rule(predicted, expected, policy_named(policy), same):
@@ -43,26 +43,21 @@ def look_again(predicted: str, expected: str, policy: str, depth: int = DEPTH) -
     return None
 
 
-def withdraw(predicted: str, expected: str, policy: str) -> bool:
+def is_mistaken_yes(predicted: str, expected: str, policy: str) -> bool:
     """Whether math-verify's yes is not to be believed: it reads bare lists as sets (`1,1,2` equals `1,2,2`) and forgets
     which brackets stand around what is no interval (`(2,1)` equals `[2,1]`)."""
-
-    def same(one: str, other: str) -> bool:
-        return _same(one.strip(), other.strip(), policy, DEPTH - 1)
-
     one, other = bracketed(predicted), bracketed(expected)
     if one and other:
         return one[0] != other[0]
     mine, theirs = items(predicted), items(expected)
     if not 1 < len(mine) == len(theirs) or "{" in predicted[:2] + expected[:2]:
         return False
-    return not same_items(mine, theirs, policy_named(policy), same)
+    return not same_items(mine, theirs, policy_named(policy), partial(_same, policy=policy, depth=DEPTH - 1))
 
 
 def _same(predicted: str, expected: str, policy: str, depth: int) -> bool:
-    from mathmill.grading.compare import grade_quickly
-    from mathmill.grading.symbolic import equal
-
+    """As the whole grader judges it, with at most `depth` rewritings more."""
+    predicted, expected = predicted.strip(), expected.strip()
     verdict = grade_quickly(predicted, expected, policy)
     if verdict is not None:
         return verdict.is_correct is True
@@ -105,26 +100,19 @@ def _degrees(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     one, other = tight(predicted), tight(expected)
     if (r"^\circ" in one) == (r"^\circ" in other) or re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", one + other):
         return False
-    with_mark, without = (one, other) if r"^\circ" in one else (other, one)
-    factor = r"\cdot\frac{\pi}{180}" if r"\pi" in without else ""
-    unmarked = with_mark.replace(r"^\circ", factor)
-    return same(unmarked, other) if with_mark is one else same(one, unmarked)
+    without_mark = other if r"^\circ" in one else one
+    factor = r"\cdot\frac{\pi}{180}" if r"\pi" in without_mark else ""
+    return same(one.replace(r"^\circ", factor), other.replace(r"^\circ", factor))
 
 
 def _interval(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """Inequality, set builder and interval."""
     one, other = as_interval(predicted), as_interval(expected)
-    if (
-        one is None
-        or other is None
-        or (_spaceless(one.text), _spaceless(other.text))
-        == (
-            _spaceless(tight(predicted)),
-            _spaceless(tight(expected)),
-        )
-    ):
+    if one is None or other is None or (one.name and other.name and one.name != other.name):
         return False
-    return (not one.name or not other.name or one.name == other.name) and same(one.text, other.text)
+    written = [_spaceless(text) for text in (one.text, other.text)]
+    is_rewritten = written != [_spaceless(tight(answer)) for answer in (predicted, expected)]
+    return is_rewritten and same(one.text, other.text)
 
 
 def _plus_minus(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
@@ -167,7 +155,7 @@ RULES: dict[str, Rule] = {
     "list": _list,
     "tuple": _tuple,
 }
-"""In the order in which they are tried; each row of tests/cases/ that needs one names it."""
+"""In the order in which they are tried."""
 
 
 def _both_signs(item: str) -> list[str]:
@@ -175,8 +163,9 @@ def _both_signs(item: str) -> list[str]:
     marks = re.findall(r"\\pm|\\mp", item)
     if len(marks) != 1 and r"\mp" not in marks:
         return [item]
-    swapped = item.replace(r"\pm", "-").replace(r"\mp", "+")
-    return [part.strip().removeprefix("+") for part in (item.replace(r"\pm", "+").replace(r"\mp", "-"), swapped)]
+    plus = item.replace(r"\pm", "+").replace(r"\mp", "-")
+    minus = item.replace(r"\pm", "-").replace(r"\mp", "+")
+    return [value.strip().removeprefix("+") for value in (plus, minus)]
 
 
 def _assigned(answer: str) -> tuple[str, list[str]] | None:

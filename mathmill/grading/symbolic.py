@@ -97,21 +97,21 @@ latex2sympy2.PSParser = _TwoStageParser
 def equal(predicted: str, expected: str) -> bool:
     """Whether math-verify reads the two answers as equal expressions, and their values do not say otherwise.
 
-    It may take seconds, any amount of memory, and raise anything: RecursionError and MemoryError come through.
+    It may take seconds and any amount of memory: RecursionError and MemoryError come through; what else SymPy raises is a no.
     """
     return any(_equal(gold, target) for gold in _parsed(expected) for target in _parsed(predicted))
 
 
 def equal_within(predicted: str, expected: str, tolerance: float) -> bool:
     """Whether both are constants that differ by at most this, relatively."""
-    gold, target = _parsed(expected)[:1], _parsed(predicted)[:1]
+    gold, target = _parsed(expected)[0], _parsed(predicted)[0]
     try:
-        one, other = (_value(each, 1) for each in [*gold, *target] if _has_value(each) and not each.free_symbols)
-    except (ValueError, TypeError, ArithmeticError):  # one has no value
+        if not all(_has_value(each) and not each.free_symbols for each in (gold, target)):
+            return False
+        one, other = _value(gold, 1), _value(target, 1)
+    except (ValueError, TypeError, ArithmeticError):  # SymPy cannot work it out
         return False
-    if one is None or other is None:
-        return False
-    return bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
+    return one is not None and other is not None and bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
 
 
 @lru_cache(KNOWN_EXPRESSIONS)
@@ -170,7 +170,6 @@ def _by_value(gold, target) -> bool | None:
     if not (_has_value(gold) and _has_value(target)):
         return None
     is_rounded = gold.has(Float) or target.has(Float)
-    are_same = not (is_rounded or gold.has(*_STEPS) or target.has(*_STEPS))
     for scale in POINTS:
         one, other = _value(gold, scale), _value(target, scale)
         if one is None or other is None:
@@ -179,7 +178,7 @@ def _by_value(gold, target) -> bool | None:
         relative = apart / max(abs(one), abs(other)) if apart else 0
         if relative > (FAR if is_rounded else NEAR) and not (is_rounded and apart < LEAST_ROUNDING and relative < 0.5):
             return False
-    if not are_same:
+    if is_rounded or gold.has(*_STEPS) or target.has(*_STEPS):
         return None
     difference = (gold - target).doit()
     return difference.is_zero if difference.is_Rational else not _value(difference, 1)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mathmill.grading.compare import read
-from mathmill.grading.pairs import grade_all
-from mathmill.grading.pool import GradingPool
+from mathmill.grading.pool import GradingPool, grade_all
 
 MOST_QUESTIONS = 16
 """About one problem's answers, those with most votes first; spellings that are left then vote for themselves."""
@@ -55,7 +54,7 @@ def majority(problems: Sequence[Sequence[str | None]], equal: Equal, k: int | No
 
 def equal_by(pool: GradingPool) -> Equal:
     """Equality as graded: a verdict that could not be told joins nothing."""
-    return lambda pairs: [verdict.is_correct is True for verdict in grade_all(list(pairs), pool)]
+    return lambda pairs: [verdict.is_correct is True for verdict in grade_all(pairs, pool)]
 
 
 @dataclass

@@ -64,7 +64,7 @@ class ClusterFile:
     cpus: int | None = None
     mem: int | str | None = None
     max_running: int | None = None
-    max_array_size: int = 1001
+    max_array_size: int | None = None
     setup: list[str] = field(default_factory=list)
     env: list[str] = field(default_factory=list)
     mounts: list[str] = field(default_factory=list)

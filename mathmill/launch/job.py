@@ -64,6 +64,9 @@ class Job:
     """Index of the first task, where one job is split over several arrays."""
     all_tasks: int | None = None
     """Tasks of all those arrays."""
+    max_idle_starts: int | None = None
+    """Starts of a task in a row that may finish nothing until it gives up; main says in RUN/progress/JOB which of its
+    starts finished something. None: main does not say."""
 
     def __post_init__(self) -> None:
         if sum(step.main for step in self.steps) != 1:

@@ -106,18 +106,18 @@ def launch(
     Local jobs run one after the other in the foreground; the code is the first that is not 0.
     """
     from mathmill.launch.job import split_job
+    from mathmill.launch.preflight import largest_array, unseen
     from mathmill.launch.render import render
     from mathmill.launch.snapshot import code_sha
 
-    parts = [
-        part
-        for job in jobs
-        for part in split_job(job, cluster.max_array_size if cluster.executor == "slurm" else job.tasks)
-    ]
+    on_slurm = cluster.executor == "slurm"
+    parts = [part for job in jobs for part in split_job(job, largest_array(cluster) if on_slurm else job.tasks)]
     parts = [replace(part, name=_free_name(part.name, run)) for part in parts]
     scripts = [render(part, cluster, run, code_sha()) for part in parts]
     show(_head(parts, cluster, run, summary))
     _warn_of_unset(cluster)
+    if on_slurm and not options.dry_run:
+        show([("warning", what) for what in unseen(parts, cluster, run)])
     if options.dry_run:
         for script in scripts:
             sys.stdout.write(script)

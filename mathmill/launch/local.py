@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,8 +18,10 @@ from mathmill.launch.submissions import (
     Submission,
     append_end,
     append_submission,
+    lives,
     local_log,
     local_submission,
+    submissions,
 )
 from mathmill.parent import die_with_parent
 from mathmill.run import Run
@@ -33,6 +36,7 @@ def run_here(script: Path, tasks: int, run: Run) -> int:
     RUN/jobs/ended.jsonl. Ctrl-C reaches the scripts through the terminal, which end their programs in order; TERM and HUP
     to this process are passed on, and its death is a TERM to them.
     """
+    remove_left_node_folders(run)
     children: list[subprocess.Popen[bytes]] = []
     with _signals_go_to(children):
         for task in range(tasks):
@@ -45,6 +49,16 @@ def run_here(script: Path, tasks: int, run: Run) -> int:
         for task, code in sorted(codes.items()):
             say(f"task {task} of {tasks} {_how(code)}{_where(run, submission.name, task)}")
     return max(codes.values())
+
+
+def remove_left_node_folders(run: Run) -> None:
+    """The folders of this run's tasks on this machine that ended with nobody left to tidy up: script and launcher killed."""
+    for line in submissions(run):
+        if line.host == socket.gethostname():
+            for task_id, task in zip(line.task_ids, line.local, strict=True):
+                folder = Path("/tmp", f"mathmill-{task_id}")
+                if not lives(task, line.host) and not folder.is_symlink() and _is_ours(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ends_of(children: "list[subprocess.Popen[bytes]]", submission: Submission, run: Run) -> dict[int, int]:
@@ -63,6 +77,13 @@ def _ends_of(children: "list[subprocess.Popen[bytes]]", submission: Submission, 
                 _say_what_runs(len(children), codes, run, submission.name)
         time.sleep(POLL_S)
     return codes
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return folder.lstat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _say_what_runs(tasks: int, codes: dict[int, int], run: Run, name: str) -> None:

@@ -46,6 +46,7 @@ def render(job: Job, cluster: Cluster, run: Run, code_sha: str) -> str:
         others=[step for step in steps if not step["main"]],
         slurm=cluster.executor == "slurm",
         directives=_directive_lines(job, cluster, run),
+        drain_at=_drain_at_s(job, cluster, run),
         code_sha=code_sha,
         announced=[
             step["ready_file"] for step in steps if step["ready_file"] and not step["ready_file"].startswith(NODE_DIR)
@@ -115,6 +116,16 @@ def _stop_before_s(limit: str | None, cluster: Cluster) -> int:
     if limit is not None and before >= seconds_of(limit):
         raise UserError(f"a time limit of {limit} leaves nothing before stop_before ({before} s) in {cluster.file}")
     return min(before, 65535)  # sbatch's manual: sig_time is at most 65535
+
+
+def _drain_at_s(job: Job, cluster: Cluster, run: Run) -> int:
+    """Seconds from its start at which a job drains by its own clock; 0 where it has no limit that we can read."""
+    limit = directives_of(job, cluster, run).get("time") if cluster.executor == "slurm" else None
+    try:
+        seconds = seconds_of(str(limit)) if limit is not None else 0
+    except ValueError:
+        return 0
+    return max(seconds - _stop_before_s(str(limit), cluster), 0) if seconds else 0
 
 
 def _share(job: Job, cluster: Cluster) -> tuple[int, int]:

@@ -45,6 +45,8 @@ class TaskState:
     exit_code: str = ""
     starts: int = 1
     gpu_hours: float = 0.0
+    hours: float = 0.0
+    """Time on its nodes."""
 
     @property
     def requeues(self) -> int:
@@ -120,7 +122,8 @@ def read_sacct(text: str) -> dict[str, TaskState]:
     for line in text.splitlines():
         job_id, state, exit_code, elapsed, tres = line.split("|")[:5]
         gpus = re.search(r"gres/gpu=(\d+)", tres)
-        hours = int(elapsed or 0) / 3600 * (int(gpus[1]) if gpus else 0)
+        hours = int(elapsed or 0) / 3600
+        gpu_hours = hours * (int(gpus[1]) if gpus else 0)
         for task_id in expand(job_id):
             earlier = states.get(task_id)
             states[task_id] = TaskState(
@@ -128,7 +131,8 @@ def read_sacct(text: str) -> dict[str, TaskState]:
                 state=state.split()[0] if state else "UNKNOWN",  # "CANCELLED by 1000"
                 exit_code=exit_code,
                 starts=earlier.starts + 1 if earlier else 1,
-                gpu_hours=hours + (earlier.gpu_hours if earlier else 0.0),
+                gpu_hours=gpu_hours + (earlier.gpu_hours if earlier else 0.0),
+                hours=hours + (earlier.hours if earlier else 0.0),
             )
     return states
 

@@ -80,6 +80,7 @@ def run_generation(options: GenerationOptions) -> int:
         num_samples=options.num_samples,
         seed=options.seed,
         num_jobs=options.num_jobs,
+        retry_quarantined=options.retry_quarantined,
     )
     if not (planned.work.shards_left or options.dry_run or options.test_only):
         from mathmill.generation.summary import print_summary

@@ -15,7 +15,7 @@ class GradeOptions:
     run: Positional[str | None] = None
     """Name of a run in runs/, or its folder (default: the newest)."""
     policy: str = "default"
-    """What counts as the same answer: default, strict, omi1."""
+    """What counts as the same answer: default, strict (units, rounding, order and case count), omi1 (as published)."""
     name: str | None = None
     """The verdicts' own name, for RUN/solutions/SET/verdicts/NAME (default: the policy's)."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -47,7 +47,7 @@ def grade_run(options: GradeOptions) -> None:
     try:
         for folder in folders:
             with progress_bar(folder.folder.name) as advance:
-                regrading = regrade(folder, name, options.policy, pool, advance)
+                regrading = regrade(folder, name, pool, advance)
             print(f"{folder.folder.name}, policy {options.policy}: {verdict_folder(folder, name)}")
             for line in regrading.lines():
                 print(f"  {line}")

@@ -16,7 +16,9 @@ from mathmill import __version__
 from mathmill.chat_template import text_maker
 from mathmill.errors import UserError
 from mathmill.files import publish_once
+from mathmill.generation.lengths import lengths_of
 from mathmill.generation.options import WorkerOptions
+from mathmill.generation.progress import num_set_aside
 from mathmill.generation.sets import (
     SampleSet,
     Sampling,
@@ -26,7 +28,7 @@ from mathmill.generation.sets import (
     sets_of,
     shard_shape,
 )
-from mathmill.generation.shards import cut, published
+from mathmill.generation.shards import cut, published, quarantined, reopen, reopened
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
 from mathmill.launch.launching import LaunchOptions, launch
@@ -37,6 +39,8 @@ from mathmill.serving.kinds import find_kind
 from mathmill.stages.steps import sandbox_step, server_job, server_section, server_step
 
 BUNDLED_MODEL = "words"
+MAX_IDLE_STARTS = 5
+"""Starts of a task in a row that may finish no row, by its limit or by preemption, before it gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,8 @@ class SamplingOptions(LaunchOptions):
     """With --server_jobs: how long a task waits while no server is there, until it gives up."""
     server_idle_minutes: float = 60.0
     """With --server_jobs: how long a server waits for a task, until it ends; 0: until its time limit."""
+    retry_quarantined: bool = False
+    """Ask again for the rows that are in quarantine; what was made stays."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class PlannedSet:
     problems: list[Problem]
     num_samples: int
     work: Work
+    notes: list[tuple[str, str]]
+    """What a launch should say of it."""
 
 
 def plan_set(
@@ -108,14 +116,15 @@ def plan_set(
     num_samples: int,
     seed: int = 0,
     num_jobs: int = 1,
+    retry_quarantined: bool = False,
 ) -> PlannedSet:
     """The set of this name in the run, as asked for. Its prompt is tried on every problem: a missing field is found here.
 
-    UserError where the run has a set of this name that was started with anything else than these.
+    UserError where the run has a set of this name that was started with anything else than these, and where no prompt
+    fits the model's context.
     """
     text_of = text_maker(prompt, model.path)
-    for problem in problems:
-        text_of(problem)
+    notes = length_notes([text_of(problem) for problem in problems], problems, prompt, model)
     problems_per_shard, samples_per_shard = shard_shape(len(problems), num_samples, num_jobs)
     sample_set = SampleSet(
         name=name,
@@ -132,8 +141,21 @@ def plan_set(
     if folder.config.exists():
         refuse_other_options(run, folder.load(), sample_set)
         sample_set = folder.load()
-    work = work_of(sample_set, folder, num_samples)
-    return PlannedSet(sample_set=sample_set, problems=problems, num_samples=num_samples, work=work)
+    work = work_of(sample_set, folder, num_samples, retry_quarantined)
+    return PlannedSet(sample_set=sample_set, problems=problems, num_samples=num_samples, work=work, notes=notes)
+
+
+def length_notes(texts: list[str], problems: list[Problem], prompt: Prompt, model: Model) -> list[tuple[str, str]]:
+    """What is to be said of prompts that do not fit the model's context; UserError where none does."""
+    lengths = lengths_of(texts, model.path, model.context_length)
+    if lengths is None or not lengths.too_long:
+        return []
+    count, context = len(lengths.too_long), f"{model.name}'s context of {lengths.context_length:,} tokens"
+    if count == len(texts):
+        raise UserError(f"prompt {prompt.name} is longer than {context} for every problem; use a shorter prompt")
+    first = problems[lengths.too_long[0]].problem_id
+    said = f"{count:,} of {len(texts):,} prompts do not fit {context} ({first}; the longest has {lengths.longest:,})"
+    return [("warning", f"{said}: their rows will be in quarantine")]
 
 
 def launch_sets(
@@ -149,13 +171,17 @@ def launch_sets(
     def prepare() -> None:
         create_run(run)
         for one in planned:
-            create_set(run, one.sample_set, one.problems).grow(one.num_samples)
+            folder = create_set(run, one.sample_set, one.problems)
+            folder.grow(one.num_samples)
+            if options.retry_quarantined:
+                reopen(folder)
 
     runs_code = any(one.sample_set.prompt.code for one in planned) or any(
         folder.load().prompt.code for folder in sets_of(run, model.name)
     )
     jobs = generation_jobs(options, model, work_of_all(planned), cluster, runs_code)
-    return launch(jobs, cluster, run, options, summary, prepare=prepare)
+    notes = [note for one in planned for note in one.notes]
+    return launch(jobs, cluster, run, options, [*summary, *notes], prepare=prepare)
 
 
 def work_of_all(planned: Sequence[PlannedSet]) -> Work:
@@ -163,12 +189,24 @@ def work_of_all(planned: Sequence[PlannedSet]) -> Work:
     return sum((one.work for one in planned), Work(0, 0, 0, 0))
 
 
-def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int) -> Work:
-    """The work of a set with this many samples a problem, less what is published; the folder need not exist."""
-    shards = cut(sample_set, folder.extents_with(num_samples))
+def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int, retry_quarantined: bool = False) -> Work:
+    """The work of a set with this many samples a problem, less what is published; the folder need not exist.
+
+    `retry_quarantined`: what was set aside so far counts as left.
+    """
+    blocks = cut(sample_set, folder.extents_with(num_samples))
     done = published(folder)
-    left = [shard for shard in shards if shard.name not in done]
-    return Work(len(shards), sum(s.num_rows for s in shards), len(left), sum(s.num_rows for s in left))
+    left = [shard for shard in blocks if shard.name not in done]
+    again = [shard.before() for shard in reopened(folder) if shard.name not in done]
+    if retry_quarantined:
+        again += [shard for shard in quarantined(folder) if shard.name in done]
+    rows_again = sum(num_set_aside(folder, shard) for shard in again)
+    return Work(
+        num_shards=len(blocks),
+        num_rows=sum(shard.num_rows for shard in blocks),
+        shards_left=len(left) + len(again),
+        rows_left=sum(shard.num_rows for shard in left) + rows_again,
+    )
 
 
 def refuse_contradictory_server(options: SamplingOptions) -> None:
@@ -277,6 +315,7 @@ def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: 
         max_in_flight=options.max_in_flight,
         # a task that is still busy when its limit comes is not queued again, so the drain ends well before
         drain_s=0.7 * (cluster.stop_before_s or 600),
+        sums_up=cluster.executor == "local",  # elsewhere reading all rows again would hold GPUs
     )
     sections = {
         "server": server_section(model, here=cluster.executor == "local"),
@@ -288,4 +327,5 @@ def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: 
         steps=tuple(steps),
         tasks=work.num_tasks(max(options.client_jobs, 1) if options.server_jobs else options.num_jobs),
         options={step.name: sections[step.name] for step in steps},
+        max_idle_starts=MAX_IDLE_STARTS,
     )

@@ -1,5 +1,6 @@
 """How far a run is and how its jobs fare."""
 
+import re
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from mathmill.launch.show import count
 from mathmill.options import script
 
 if TYPE_CHECKING:
-    from mathmill.generation.shards import SetProgress
+    from mathmill.generation.progress import SetProgress, ShardCounts
     from mathmill.launch.status import JobState, TaskState
     from mathmill.launch.submissions import Submission
     from mathmill.run import Run
 
 SHOWN_FAILURES = 3
 SHOWN_LINES = 5
+WATCH_S = 15.0
+"""Between two showings, each of which asks the accounting once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,8 @@ class StatusOptions:
 
     run: tyro.conf.Positional[str | None] = None
     """Name of a run in runs/, or its folder (default: the newest)."""
+    watch: bool = False
+    """Show it again and again until nothing is queued or running; Ctrl-C ends only the showing."""
 
 
 def main() -> None:
@@ -34,39 +39,130 @@ def main() -> None:
 
 
 def show_status(options: StatusOptions) -> int:
-    """Print rows done by sample set, then each job's tasks by state, then the ends of the logs of what failed."""
-    from mathmill.launch.status import job_states
+    """Print rows by sample set, the rate, each job's tasks by state, the ends of failed logs, and what a finished run cost."""
     from mathmill.run import find_run
 
     run = find_run(options.run)
-    print(f"run {run.name}  ({run.folder})")
-    sets = sets_progress(run)
-    is_whole = bool(sets) and all(each.num_done == each.num_rows for each in sets)
-    for line in [*set_lines(sets), *job_lines(job_states(run), run, is_whole)]:
+    if options.watch:
+        return watch(run)
+    for line in status_lines(run)[0]:
         print(line)
     sys.stdout.flush()
     return 0
+
+
+def watch(run: "Run") -> int:
+    """Show the status until no job is live. A terminal is drawn anew; elsewhere each showing is a paragraph."""
+    import time
+
+    is_terminal = sys.stdout.isatty()
+    while True:
+        lines, is_live = status_lines(run)
+        print(f"\033[H\033[J{time.strftime('%H:%M:%S')}" if is_terminal else time.strftime("%H:%M:%S"))
+        print("\n".join(lines) if is_terminal else "\n".join([*lines, ""]), flush=True)
+        if not is_live:
+            return 0
+        time.sleep(WATCH_S)
+
+
+def status_lines(run: "Run") -> tuple[list[str], bool]:
+    """What is shown of a run, from its files and one call of sacct; and whether any of its jobs is queued or runs."""
+    from mathmill.launch.status import job_states
+
+    jobs = job_states(run)
+    sets = sets_progress(run)
+    is_whole = bool(sets) and all(each.num_done == each.num_rows for each in sets)
+    is_live = any(job.live for job in jobs)
+    lines = [
+        f"run {run.name}  ({run.folder})",
+        *set_lines(sets, [] if is_whole else shards_of(run)),
+        *([] if is_whole else rate_lines(run, sets)),
+        *job_lines(jobs, run, is_whole),
+        *([] if is_live else cost_lines(run, jobs)),
+    ]
+    return lines, is_live
 
 
 def sets_progress(run: "Run") -> "list[SetProgress]":
     """How far each sample set is; none where the run has no samples."""
     if not run.solutions.is_dir():
         return []
-    from mathmill.generation.shards import progress
+    from mathmill.generation.progress import progress
 
     return progress(run)
 
 
-def set_lines(sets: "list[SetProgress]") -> list[str]:
-    """A line a sample set: rows done of all, in finished shards and in those that are at work."""
+def shards_of(run: "Run") -> "list[ShardCounts]":
+    """What becomes of each set's shards just now."""
+    if not run.solutions.is_dir():
+        return []
+    from mathmill.generation.effort import live_workers
+    from mathmill.generation.progress import shard_counts
+    from mathmill.generation.sets import set_folders
+
+    live = live_workers(run)
+    return [shard_counts(folder, live) for folder in set_folders(run)]
+
+
+def set_lines(sets: "list[SetProgress]", shards: "list[ShardCounts] | None" = None) -> list[str]:
+    """A line a sample set: rows done of all, in finished shards and in those that are at work; its shards, if given."""
     width = max((len(each.name) for each in sets), default=0)
-    return [f"  {each.name:{width}}  {_rows(each)}" for each in sets]
+    lines = [f"  {each.name:{width}}  {_rows(each)}" for each in sets]
+    counted = [
+        f"  shards {each.done:,} done, {each.at_work:,} at work, {each.waiting:,} waiting" for each in shards or []
+    ]
+    return [line + more for line, more in zip(lines, counted, strict=True)] if counted else lines
 
 
 def _rows(each: "SetProgress") -> str:
     done = each.num_done + each.num_in_parts
     more = f"  ({each.num_done:,} in finished shards)" if each.num_in_parts else ""
-    return f"{done:>9,} of {each.num_rows:,} rows  {_percent(done, each.num_rows)}{more}"
+    aside = f"  {each.num_quarantined:,} in quarantine" if each.num_quarantined else ""
+    return f"{done:>9,} of {each.num_rows:,} rows  {_percent(done, each.num_rows)}{more}{aside}"
+
+
+def rate_lines(run: "Run", sets: "list[SetProgress]") -> list[str]:
+    """Rows a second of the workers that live, and how long the rest takes at that rate."""
+    from mathmill.generation.effort import live_efforts
+
+    live = live_efforts(run)
+    rate = sum(effort.rows_per_s for effort in live)
+    num_left = sum(each.num_rows - each.num_done - each.num_in_parts for each in sets)
+    if not rate or num_left <= 0:
+        return []
+    return [f"  {rate:,.1f} rows/s by {count(len(live), 'worker')}, about {_clock(num_left / rate)} left"]
+
+
+def cost_lines(run: "Run", jobs: "list[JobState]") -> list[str]:
+    """What a run that is over took: time on GPUs (or nodes) over all starts, how much of it idle, and what came of it.
+
+    Rows and tokens are the workers' own counts, which lack the last seconds of a worker that was killed. Idle is the time in
+    which a task had no request at its server: starts, ends, and waiting for others.
+    """
+    from mathmill.generation.effort import efforts
+
+    done = efforts(run)
+    busy_s, tokens = sum(each.busy_s for each in done), sum(each.num_tokens for each in done)
+    if not busy_s:
+        return []
+    correct = sum(each.num_correct for each in done)
+    made = f"  {tokens / busy_s:,.0f} tokens/s a task at work"
+    tasks = [task for job in jobs if job.submission.executor == "slurm" for task in job.tasks]
+    hours, gpu_hours = sum(task.hours for task in tasks), sum(task.gpu_hours for task in tasks)
+    if not hours:
+        return [made]
+    spent, unit = (gpu_hours, "GPU") if gpu_hours else (hours, "task")
+    line = f"  {spent:,.2f} {unit} hours over all starts, {max(0.0, 1 - busy_s / 3600 / hours):.0%} of it idle"
+    each = f"; {3600 * spent / correct:,.2f} {unit} seconds a correct solution" if correct else ""
+    return [f"{line};{made[1:]}{each}"]
+
+
+def _clock(seconds: float) -> str:
+    """`0:42` minutes and seconds, `5:07:00` hours too, `3 days, 4:00:00`."""
+    from datetime import timedelta
+
+    text = str(timedelta(seconds=round(seconds)))
+    return re.sub(r"^0:0?", "", text)
 
 
 def job_lines(jobs: "list[JobState]", run: "Run", is_whole: bool = False) -> list[str]:

@@ -1,8 +1,9 @@
-"""A server of `/v1/completions` that replays recorded solutions: python replay_server.py RECORDED.jsonl[.gz] PORT_FILE [DELAY_S]
+"""A server of `/v1/completions` that replays recorded solutions: replay_server.py RECORDED.jsonl[.gz] PORT_FILE [DELAY_S [LOG]]
 
 Every line of the file holds `problem` and `trace` (a solution with ```python blocks and the ```output an interpreter gave).
 It is asked with the project's code_sft prompt; it answers with the recorded text up to the end of the next block of code,
 so that the code runs in our sandbox and not in the record. Texts for unknown prompts depend on the seed, as a model's do.
+A line may have a `poison`: what the server says to this problem instead. LOG gets the body of every request, a line each.
 """
 
 import asyncio
@@ -25,14 +26,31 @@ def rounds_of(trace: str) -> list[str]:
     return [f"{text}<llm-code>\n{code}" for text, code in zip(texts, codes, strict=False)] + [texts[-1]]
 
 
-def read_rounds(path: Path) -> dict[str, list[str]]:
+POISONS = {
+    "too_long": (400, "This model's maximum context length is 64 tokens. However, you requested 99 tokens."),
+    "refused": (422, "this prompt is not for me"),
+    "garbage": (200, '{"choices": [{"text": "half an ans'),
+}
+"""What a row meets that fails for its own reasons: status and body."""
+
+
+def read_recorded(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Rounds and poisons by problem."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt") as lines:
-        return {row["problem"]: rounds_of(row["trace"]) for row in map(json.loads, lines)}
+        rows = [json.loads(line) for line in lines]
+    rounds = {row["problem"]: rounds_of(row["trace"]) for row in rows}
+    return rounds, {row["problem"]: row["poison"] for row in rows if "poison" in row}
+
+
+def problem_of(asked: dict) -> tuple[str, str]:
+    """The problem of a prompt, and what was written of its solution."""
+    problem, _, written = asked["prompt"].rpartition("\nProblem:\n")[2].partition("\n\nSolution:\n")
+    return problem, written
 
 
 def answer_to(asked: dict, rounds: dict[str, list[str]]) -> dict:
-    problem, _, written = asked["prompt"].rpartition("\nProblem:\n")[2].partition("\n\nSolution:\n")
+    problem, written = problem_of(asked)
     number = written.count("</llm-code-output>")
     recorded = rounds.get(problem)
     text = f"a text of seed {asked.get('seed')}" if recorded is None else recorded[number]
@@ -43,10 +61,19 @@ def answer_to(asked: dict, rounds: dict[str, list[str]]) -> dict:
     }
 
 
-async def serve(rounds: dict[str, list[str]], port_file: Path, delay_s: float) -> None:
+async def serve(recorded: Path, port_file: Path, delay_s: float, log: Path | None) -> None:
+    rounds, poisons = read_recorded(recorded)
+    logged = log.open("a", buffering=1) if log else None
+
     async def complete(request: web.Request) -> web.Response:
+        asked = await request.json()
+        if logged:
+            logged.write(json.dumps(asked, sort_keys=True) + "\n")
         await asyncio.sleep(delay_s)
-        return web.json_response(answer_to(await request.json(), rounds))
+        if poison := poisons.get(problem_of(asked)[0]):
+            status, text = POISONS[poison]
+            return web.Response(status=status, text=text)
+        return web.json_response(answer_to(asked, rounds))
 
     async def models(request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "recorded"}]})
@@ -65,6 +92,6 @@ async def serve(rounds: dict[str, list[str]], port_file: Path, delay_s: float) -
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        serve(read_rounds(Path(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
-    )
+    _, recorded, port_file, *more = sys.argv
+    delay = float(more[0]) if more else 0.0
+    asyncio.run(serve(Path(recorded), Path(port_file), delay, Path(more[1]) if len(more) > 1 else None))

@@ -211,8 +211,8 @@ def test_the_last_request_that_alone_fails_is_refused_and_not_the_server_given_u
         return GOOD if asked["prompt"] == "The" else web.Response(status=500)
 
     async def scene():
-        async with served([answer], patience_s=0.3) as client:
-            with pytest.raises(RequestRefusedError, match="while another request is answered"):
+        async with served([answer], attempts=3, patience_s=60) as client:
+            with pytest.raises(RequestRefusedError, match="3 times while others were answered"):
                 await ask(client)
 
     asyncio.run(scene())

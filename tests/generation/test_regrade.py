@@ -50,7 +50,7 @@ def content(made):
 def test_verdicts_are_keyed_and_lie_beside_shards_that_stay_as_they_are(pool, tmp_path):
     _, made = finished_run(tmp_path)
     before = content(made)
-    regrading = regrade(made, "default", "default", pool)
+    regrading = regrade(made, "default", pool)
 
     assert content(made) == before
     for shard in cut(made.load(), made.extents()):
@@ -58,17 +58,17 @@ def test_verdicts_are_keyed_and_lie_beside_shards_that_stay_as_they_are(pool, tm
         keys = [(row["problem_id"], row["sample_index"]) for row in map(json.loads, lines)]
         assert keys == shard.keys(problems_like(8))
     assert regrading.tally.rules == {(True, "number"): 8, (False, "number"): 4, (False, "no-answer"): 4}
-    assert (regrading.num_now_correct, regrading.num_now_wrong, regrading.num_now_unknown) == (0, 8, 0)
+    assert regrading.changed == {False: 8}
 
 
 def test_a_second_time_grades_only_what_is_new_and_counts_all(pool, tmp_path, monkeypatch):
     _, made = finished_run(tmp_path)
-    first = regrade(made, "default", "default", pool)
+    first = regrade(made, "default", pool)
     verdicts = made.folder / "verdicts" / "default"
     missing = sorted(verdicts.glob("p*.jsonl"))[1]
     missing.unlink()
     kept = {path: path.stat().st_mtime_ns for path in verdicts.glob("p*.jsonl")}
-    again = regrade(made, "default", "default", pool)
+    again = regrade(made, "default", pool)
 
     assert again.tally == first.tally and missing.exists()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -76,9 +76,9 @@ def test_a_second_time_grades_only_what_is_new_and_counts_all(pool, tmp_path, mo
 
 def test_policies_lie_side_by_side_and_one_name_has_one_policy(pool, tmp_path):
     _, made = finished_run(tmp_path)
-    regrade(made, "loose", "omi1", GradingPool(policy="omi1"))
+    regrade(made, "loose", GradingPool(policy="omi1"))
     with pytest.raises(UserError, match="was begun with policy omi1; use another --name, or that policy"):
-        regrade(made, "loose", "default", pool)
+        regrade(made, "loose", pool)
 
 
 def test_the_stage_prints_counts_and_refuses_names_that_are_no_folder(tmp_path, capsys):
@@ -90,3 +90,13 @@ def test_the_stage_prints_counts_and_refuses_names_that_are_no_folder(tmp_path, 
         grade_run(GradeOptions(run=str(run.folder), name="../out"))
     with pytest.raises(UserError, match="no grading policy 'x'"):
         grade_run(GradeOptions(run=str(run.folder), policy="x"))
+
+
+def test_verdicts_that_somebody_cut_short_are_named(pool, tmp_path):
+    _, made = finished_run(tmp_path)
+    regrade(made, "default", pool)
+    path = min((made.folder / "verdicts" / "default").glob("p*.jsonl"))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+    with pytest.raises(UserError, match=rf"{path.name}: its rows are not those"):
+        regrade(made, "default", pool)

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mathmill.errors import UserError
+from mathmill.generation.parts import journaled, publish
+from mathmill.generation.progress import set_progress
 from mathmill.generation.sets import shard_shape
-from mathmill.generation.shards import Shard, cut, journaled, publish, published, set_progress, shard_of
+from mathmill.generation.shards import Shard, cut, published, shard_of
 from mathmill.records import Solution, line_of, lines_of, read_records
 from tests.generation.making import problems_like, run_with, set_of, solution_of
 

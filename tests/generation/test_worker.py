@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mathmill.generation.shards import set_progress
+from mathmill.generation.progress import set_progress
 from mathmill.generation.summary import solutions
 from tests.generation.making import problems_like, run_with
 
@@ -36,8 +36,11 @@ def process(*arguments, **options):
 
 
 @contextlib.contextmanager
-def stage(folder, num_problems=12, delay_s=0.0, **options):
-    """A run of toy problems with a server and a sandbox; yields what starts a worker."""
+def stage(folder, num_problems=12, delay_s=0.0, log=False, poisons=None, **options):
+    """A run of toy problems with a server and a sandbox; yields what starts a worker.
+
+    `log`: requests.jsonl has every request. `poisons`: place of a problem -> how the server fails it.
+    """
     problems = problems_like(num_problems)
     run, made = run_with(folder, problems, **options)
     recorded, port = folder / "recorded.jsonl", folder / "port"
@@ -47,6 +50,7 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
                 {
                     "problem": p.problem,
                     "trace": f"```python\n{n} + {n}\n```\n```output\n?\n```\nIt is \\boxed{{{2 * n}}}.",
+                    **({"poison": poisons[n]} if poisons and n in poisons else {}),
                 }
             )
             + "\n"
@@ -62,7 +66,11 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
         "MATHMILL_NODE_DIR": str(node),
         "PYTHONPATH": str(Path.cwd()),
     }
-    with process(REPLAY, recorded, port, delay_s), process("-m", "mathmill.sandbox", "serve", env=environment):
+    requests = [folder / "requests.jsonl"] if log else []
+    with (
+        process(REPLAY, recorded, port, delay_s, *requests),
+        process("-m", "mathmill.sandbox", "serve", env=environment),
+    ):
         wait_until(lambda: port.exists() and (node / "sandbox" / "socket").exists())
         run.jobs.mkdir()
         section = {
@@ -82,6 +90,7 @@ def stage(folder, num_problems=12, delay_s=0.0, **options):
             }
             return process("-m", "mathmill.generation", job, env=ours, stderr=subprocess.PIPE, text=True)
 
+        worker.environment = {**environment, "MATHMILL_JOB": "7_0"}
         yield made, worker
 
 

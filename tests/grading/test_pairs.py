@@ -14,7 +14,7 @@ from mathmill.errors import UserError
 from mathmill.grading import GradingPool
 from mathmill.grading.pairs import grade_file
 
-REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 PAIRS = [
     {"id": 0, "expected": "5", "predicted": "5.0"},
     {"id": 1, "expected": "0.5", "predicted": r"\frac12", "other": {"kept": [1.50, None]}},
@@ -43,7 +43,7 @@ def read_lines(path: Path) -> list[dict]:
 
 def test_every_row_keeps_its_fields_and_gets_a_verdict(pool, tmp_path):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "out" / "verdicts.jsonl"
-    tally = grade_file(pairs, output, pool, "default")
+    tally = grade_file(pairs, output, pool)
 
     rows = read_lines(output)
     assert [{**row, "verdict": 0} for row in rows] == [{**row, "verdict": 0} for row in PAIRS]
@@ -59,11 +59,11 @@ def test_every_row_keeps_its_fields_and_gets_a_verdict(pool, tmp_path):
 
 def test_a_run_killed_at_any_byte_goes_on_to_the_same_file(pool, tmp_path):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "verdicts.jsonl"
-    whole_tally = grade_file(pairs, output, pool, "default")
+    whole_tally = grade_file(pairs, output, pool)
     whole = output.read_bytes()
     for size in range(len(whole) + 1):
         output.write_bytes(whole[:size])
-        tally = grade_file(pairs, output, pool, "default")
+        tally = grade_file(pairs, output, pool)
         assert output.read_bytes() == whole and tally == whole_tally
 
 
@@ -78,22 +78,22 @@ def test_a_run_killed_at_any_byte_goes_on_to_the_same_file(pool, tmp_path):
 def test_a_row_that_cannot_be_graded_is_named_and_those_before_it_are_written(pool, tmp_path, rows, complaint):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, *rows]), tmp_path / "verdicts.jsonl"
     with pytest.raises(UserError, match=complaint):
-        grade_file(pairs, output, pool, "default")
+        grade_file(pairs, output, pool)
     assert len(read_lines(output)) == len(PAIRS)
 
 
 def test_verdicts_of_other_pairs_or_another_policy_are_refused(pool, tmp_path):
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "verdicts.jsonl"
-    grade_file(pairs, output, pool, "default")
+    grade_file(pairs, output, pool)
     before = output.read_bytes()
     with pytest.raises(UserError, match="was graded with policy default"):
-        grade_file(pairs, output, pool, "strict")
+        grade_file(pairs, output, GradingPool(policy="strict"))
     with pytest.raises(UserError, match=r"verdicts.jsonl:1: is not the verdict of .*other.jsonl:1"):
-        grade_file(write_pairs(tmp_path / "other.jsonl", PAIRS[::-1]), output, pool, "default")
+        grade_file(write_pairs(tmp_path / "other.jsonl", PAIRS[::-1]), output, pool)
     with pytest.raises(UserError, match="has more rows than"):
-        grade_file(write_pairs(tmp_path / "fewer.jsonl", PAIRS[:2]), output, pool, "default")
+        grade_file(write_pairs(tmp_path / "fewer.jsonl", PAIRS[:2]), output, pool)
     with pytest.raises(UserError, match="is also the file of pairs"):
-        grade_file(pairs, pairs, pool, "default")
+        grade_file(pairs, pairs, pool)
     assert output.read_bytes() == before
 
 
@@ -105,8 +105,7 @@ def command(pairs: Path, output: Path, *more: str) -> list[str]:
 def test_the_command_is_killed_and_goes_on(tmp_path):
     rows = [{"expected": rf"\sqrt{{{n}}}x", "predicted": rf"x\sqrt{{{n}}}+0"} for n in range(1500)]
     pairs, output = write_pairs(tmp_path / "pairs.jsonl", rows), tmp_path / "verdicts.jsonl"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    first = subprocess.Popen(command(pairs, output), env=environment)
+    first = subprocess.Popen(command(pairs, output), env=ENVIRONMENT)
     deadline = time.monotonic() + 300
     while not (output.exists() and output.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -114,7 +113,7 @@ def test_the_command_is_killed_and_goes_on(tmp_path):
     first.wait()
     assert 0 < len(read_lines(output)) < len(rows)
 
-    second = subprocess.run(command(pairs, output), env=environment, capture_output=True, text=True)
+    second = subprocess.run(command(pairs, output), env=ENVIRONMENT, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     assert len(read_lines(output)) == len(rows)
     assert "symbolic 1,500" in second.stdout
@@ -122,11 +121,10 @@ def test_the_command_is_killed_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_tells_a_mistake_in_one_line(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     for more, complaint in ((["--policy", "loose"], "no grading policy 'loose'"), ([], "no file")):
         done = subprocess.run(
             command(tmp_path / "absent.jsonl", tmp_path / "verdicts.jsonl", *more),
-            env=environment, capture_output=True, text=True,
+            env=ENVIRONMENT, capture_output=True, text=True,
         )  # fmt: skip
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and complaint in done.stderr
 
@@ -134,11 +132,10 @@ def test_the_command_tells_a_mistake_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """Peak of the process over 10 times as many rows, each pair new, stays within what the bounded caches take."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     script = (
         "import sys; from pathlib import Path; from mathmill.grading import GradingPool;"
         "from mathmill.grading.pairs import grade_file;"
-        "grade_file(Path(sys.argv[1]), Path(sys.argv[2]), GradingPool(), 'default');"
+        "grade_file(Path(sys.argv[1]), Path(sys.argv[2]), GradingPool());"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     peaks = []
@@ -149,7 +146,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         )
         done = subprocess.run(
             [sys.executable, "-c", script, str(pairs), str(tmp_path / f"{count}.out")],
-            env=environment, capture_output=True, text=True, check=True,
+            env=ENVIRONMENT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 20, peaks

@@ -18,7 +18,6 @@ from mathmill.grading import pool as pool_module
 from mathmill.records import Grade
 
 REPOSITORY = Path(__file__).parents[2]
-RECORDED = Path(os.environ.get("MATHMILL_DEV_DATA", REPOSITORY.parent / "shared" / "data")) / "recorded"
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +156,10 @@ def test_a_program_that_forgets_to_close_its_pool_still_ends(tmp_path):
     assert parent.returncode == 0 and _all_gone(workers)
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="no developers' data")
 @pytest.mark.parametrize(("model", "published"), [("tora-70b-v1.0", 84.3), ("tora-code-34b-v1.0", 80.7)])
 @pytest.mark.parametrize("source", ["predicted_answer", "trace"])
-def test_the_published_accuracy_of_recorded_solutions_comes_out(pool, model, published, source):
-    with gzip.open(RECORDED / "tora-gsm8k" / f"{model}.jsonl.gz", "rt") as lines:
+def test_the_published_accuracy_of_recorded_solutions_comes_out(dev_data, pool, model, published, source):
+    with gzip.open(dev_data / "recorded" / "tora-gsm8k" / f"{model}.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
     answers = [extract_answer(row["trace"]) if source == "trace" else row["predicted_answer"] for row in rows]
 
@@ -173,9 +171,8 @@ def test_the_published_accuracy_of_recorded_solutions_comes_out(pool, model, pub
     assert abs(100 * right / len(rows) - published) <= 1
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="no developers' data")
-def test_recorded_labels_are_agreed_with(pool):
-    with gzip.open(RECORDED / "gsm8k-model-solutions" / "solutions.jsonl.gz", "rt") as lines:
+def test_recorded_labels_are_agreed_with(dev_data, pool):
+    with gzip.open(dev_data / "recorded" / "gsm8k-model-solutions" / "solutions.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
 
     async def disagreements():

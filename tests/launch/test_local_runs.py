@@ -420,3 +420,31 @@ def test_the_folder_of_a_task_is_its_owners_alone(run: Run):
         process.terminate()
         process.communicate(timeout=10)
     assert not folder.exists()
+
+
+def test_a_launch_removes_the_node_folder_of_a_task_that_was_killed_with_its_launcher(run: Run):
+    job = toy_job(main={"seconds": 100})
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, script_of(job, HERE, run), run.folder], env={**os.environ, "PYTHONPATH": "."}
+    )
+    wait_for(lambda: notes(run) and len(submissions(run)) == 1)
+    task = submissions(run)[0].local[0]
+    for pid in (launcher.pid, task.pid):
+        os.kill(pid, signal.SIGKILL)
+    launcher.wait()
+    folder = Path(f"/tmp/mathmill-{submissions(run)[0].task_ids[0]}")
+    assert folder.is_dir()
+    wait_for(lambda: gone(task.pid))
+
+    assert run_here(script_of(replace(job, options={"generation": {}}), HERE, run), 1, run) == 0
+
+    assert not folder.exists()
+
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from mathmill.launch.local import run_here
+from mathmill.run import Run
+run_here(Path(sys.argv[1]), 1, Run(Path(sys.argv[2])))
+"""

@@ -184,6 +184,30 @@ def test_a_drained_task_of_a_cancelled_run_stays_dead(run: Run, slurm):
     assert list(notes(run)) == [f"{task}-0"] and notes(run)[f"{task}-0"][-1] == "ended 75"
 
 
+def test_a_task_gives_up_after_starts_that_finished_nothing_and_goes_on_after_one_that_did(run: Run, slurm):
+    job = toy_job(main={"first_seconds": 100}, tasks=2, max_idle_starts=1)
+    ids = submit(script_of(job, SLURM, run), job, SLURM, run)
+    wait_for(lambda: all_started(run, 2), 60)
+    run.progress.mkdir()
+    (run.progress / ids[1]).write_text("0\n")
+    slurm.call("scancel", "--batch", "--signal=USR2", ids[0].split("_")[0])
+
+    assert slurm.states(ids[0].split("_")[0]) == {ids[0]: "FAILED", ids[1]: "COMPLETED"}
+
+    assert sorted(notes(run)) == [f"{ids[0]}-0", f"{ids[1]}-0", f"{ids[1]}-1"]
+    assert "1 starts in a row finished nothing" in (run.logs / f"generation.{ids[0]}.log").read_text()
+
+
+def test_a_task_of_a_cancelled_run_does_not_begin(run: Run, slurm):
+    job = toy_job()
+    (run.folder / "cancelled").touch()
+    [task] = submit(script_of(job, SLURM, run), job, SLURM, run)
+
+    assert slurm.states(task) == {task: "FAILED"}
+
+    assert notes(run) == {} and "the run was cancelled" in (run.logs / f"generation.{task}.log").read_text()
+
+
 def test_cancelling_lets_main_flush_and_nothing_comes_back(run: Run, slurm):
     job = toy_job(main={"seconds": 100}, server={}, tasks=2)
     ids = submit(script_of(job, SLURM, run), job, SLURM, run)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mathmill.errors import UserError
-from mathmill.generation.shards import SetProgress
+from mathmill.generation.progress import SetProgress
 from mathmill.launch.status import JobState, expand, job_states, live_jobs, read_sacct
 from mathmill.launch.submissions import LocalTask, Submission, append_submission, submissions
 from mathmill.run import Run

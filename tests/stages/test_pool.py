@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mathmill.generation.progress import progress
 from mathmill.generation.sets import Sampling
-from mathmill.generation.shards import progress
 from mathmill.launch.launching import cluster_for
 from mathmill.launch.status import cancel_jobs, live_jobs
 from mathmill.launch.submissions import submissions
