@@ -15,7 +15,7 @@ import msgspec
 from mathmill.records import line_of
 
 Phase = Literal["start", "work", "tail"]
-"""Until the first request may be sent; while there is work to begin; when all that is left is under way."""
+"""Until the first request may be sent; while servers are full; when all that is left is under way and they are half empty."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 
 
@@ -26,7 +26,7 @@ class Gauge:
     """
 
     def __init__(self, whole: "Gauge | None" = None) -> None:
-        self.now = 0
+        self.now = self.most = 0
         self.whole = whole
         self._sum_s = self._busy_s = 0.0
         self._since = time.monotonic()
@@ -34,6 +34,7 @@ class Gauge:
     def __enter__(self) -> None:
         self._settle()
         self.now += 1
+        self.most = max(self.most, self.now)
         if self.whole is not None:
             self.whole.__enter__()
 
@@ -94,6 +95,10 @@ class Times:
         """Begin the file. `read` gives what the client knows: tokens so far, and seconds with anything at each server."""
         self._path, self._read = path, read
         self.note()
+
+    def go_on(self, is_more_to_begin: bool) -> None:
+        """Say whether there is work to begin: without, the tail begins once the servers have half of what they once had."""
+        self.change_to("work" if is_more_to_begin or self.at_server.now > self.at_server.most / 2 else "tail")
 
     def change_to(self, phase: Phase) -> None:
         if phase != self._phase:

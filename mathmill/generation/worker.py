@@ -124,7 +124,7 @@ class Worker:
                     going.add(asyncio.create_task(self._settle(*queue.popleft())))
                 if not going:
                     return
-                self.times.change_to("work" if opened is not None or queue else "tail")
+                self.times.go_on(opened is not None or bool(queue))
                 done, going = await asyncio.wait(going, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)
                 failures = [failure for task in done if (failure := task.exception()) is not None]
                 if failures:  # several fail together when a server or a sandbox goes; all are looked at, one is told

@@ -126,7 +126,9 @@ class Duty:
         self._told = False
         self._looked = self._beaten = self._seen = time.monotonic()
         self._gone = path.with_suffix(".gone")
-        if pool is not None:
+        if pool is None:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # its job's main step drains; as main itself it just ends
+        else:
             signal.signal(signal.SIGUSR2, self._on_usr2)
             self._gone.unlink(missing_ok=True)
 
