@@ -70,12 +70,20 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def load_prompt(name_or_path: str) -> Prompt:
-    """The prompt of that name in the shipped prompts/, or of a file. Raises UserError for what a user can mend."""
+    """The prompt of that name in the shipped prompts/, or of a file; `NAME@SET` is the same prompt with other examples.
+
+    Raises UserError for what a user can mend.
+    """
+    name_or_path, _, examples = name_or_path.partition("@")
     path = _prompt_path(name_or_path)
     file = _read_file(path)
     _check_marks(path, file)
+    if examples:
+        if file.examples is None:
+            raise UserError(f"prompt '{path.stem}' shows no examples: write it without @{examples}")
+        file = msgspec.structs.replace(file, examples=examples)
     return Prompt(
-        name=path.stem,
+        name=path.stem + (f"@{examples}" if examples else ""),
         description=file.description,
         template=file.template,
         user=file.user,

@@ -46,6 +46,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     level: int | None = None
     answer_type: str | None = None
     reference_solution: str | None = None
+    masked_reference_solution: str | None = None
+    """The reference solution with letters in the place of the numbers that it computes."""
 
 
 class CodeBlock(msgspec.Struct, frozen=True, kw_only=True):

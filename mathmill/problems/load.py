@@ -32,6 +32,7 @@ class _Row(msgspec.Struct):
     level: int | None = None
     answer_type: str | None = None
     reference_solution: str | None = None
+    masked_reference_solution: str | None = None
 
 
 def data_folder() -> Path:
@@ -107,6 +108,7 @@ def _problem(where: str, row: _Row, dataset: str, split: str) -> Problem:
         level=row.level,
         answer_type=row.answer_type,
         reference_solution=row.reference_solution,
+        masked_reference_solution=row.masked_reference_solution,
     )
 
 

@@ -1,0 +1,70 @@
+"""The same rows as other trainers read them: one function a format, from (system, user, solution) to an object.
+
+messages           TRL (conversational language modelling), axolotl (`type: chat_template`), NeMo-RL (openai format)
+prompt_completion  TRL (prompt and completion as text)
+nemo_chat          NeMo-Aligner (GPTSFTChatDataset)
+sharegpt           axolotl (`type: chat_template` with `field_messages: conversations`, `from`/`value`)
+alpaca             axolotl (`type: alpaca`)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mathmill.errors import UserError
+from mathmill.prompts import Prompt, prompt_messages, prompt_text
+from mathmill.records import Problem
+
+Written = Callable[[str | None, str, str], dict[str, Any]]
+
+
+def messages(system: str | None, user: str, solution: str) -> dict[str, Any]:
+    said = [("system", system), ("user", user), ("assistant", solution)]
+    return {"messages": [{"role": role, "content": text} for role, text in said if text is not None]}
+
+
+def prompt_completion(system: str | None, user: str, solution: str) -> dict[str, Any]:
+    return {"prompt": f"{system}\n\n{user}" if system else user, "completion": solution}
+
+
+def nemo_chat(system: str | None, user: str, solution: str) -> dict[str, Any]:
+    turns = [{"from": "User", "value": user}, {"from": "Assistant", "value": solution}]
+    return {"mask": "User", "system": system or "", "conversations": turns}
+
+
+def sharegpt(system: str | None, user: str, solution: str) -> dict[str, Any]:
+    said = [("system", system), ("human", user), ("gpt", solution)]
+    return {"conversations": [{"from": role, "value": text} for role, text in said if text is not None]}
+
+
+def alpaca(system: str | None, user: str, solution: str) -> dict[str, Any]:
+    return {"instruction": f"{system}\n\n{user}" if system else user, "input": "", "output": solution}
+
+
+FORMATS: dict[str, Written] = {one.__name__: one for one in (messages, prompt_completion, nemo_chat, sharegpt, alpaca)}
+
+
+_QUESTION = "\0question\0"
+
+
+def asker(prompt: Prompt) -> Callable[[str], tuple[str | None, str]]:
+    """A function from a question to the system message, if there is one, and what the user says."""
+    problem = Problem(problem_id="", problem=_QUESTION, expected_answer=None, dataset="", split="")
+    if prompt.template == "raw":
+        said = {"user": prompt_text(prompt, problem)}
+    else:
+        said = {message["role"]: message["content"] for message in prompt_messages(prompt, problem)}
+    user, system = said["user"].split(_QUESTION), said.get("system")
+
+    def ask(question: str) -> tuple[str | None, str]:
+        return system and system.replace(_QUESTION, question), question.join(user)
+
+    return ask
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """UserError where the prompt asks for more than a question."""
+    if prompt.examples or prompt.stop:
+        raise UserError(
+            f"--sft_prompt {prompt.name} shows examples; a fine-tuned model is asked without: take code_sft"
+        )
+    asker(prompt)("1 + 1?")

@@ -1,0 +1,363 @@
+"""Solutions become a training set, in three passes over disk: memory does not grow with rows."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mathmill.errors import UserError
+from mathmill.files import sync_folder, unique_name, write_whole
+from mathmill.parent import die_with_parent
+from mathmill.prompts import load_prompt
+from mathmill.selection.card import card
+from mathmill.selection.choose import Choice, Index, Limits, choose
+from mathmill.selection.formats import check_prompt
+from mathmill.selection.gather import Gathered, Writing, gather, part_of
+from mathmill.selection.options import Filters, Output, as_data
+from mathmill.selection.rows import COLUMNS, TrainingRow
+from mathmill.selection.sift import INDEX, MOST_BAD_LINES, Sieve, Sifted, path_of, problem_key, sift
+from mathmill.selection.sources import Piece, Unit, cut_units, find_pieces, fingerprint, text_bytes
+
+BUCKET_BYTES = 16 << 20
+MOST_ORDER_BITS, MOST_PROBLEM_BITS = 12, 10
+LEAST_ROW_BYTES = 300
+ROWS_PER_GROUP = 20_000
+"""Of a Parquet file: a row group is held in memory."""
+
+
+@dataclass
+class Report:
+    """What became of every row: `num_rows` are those read, `reasons` those left out, `kinds` those kept."""
+
+    num_rows: int = 0
+    num_kept: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
+    bad_lines: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """A line a reason, in the order of the pipeline, and what was kept."""
+        told = [f"{'read':<20}{self.num_rows:>14,}"]
+        told += [f"  {reason:<18}{-self.reasons[reason]:>14,}" for reason in ordered(self.reasons)]
+        told += [f"{'kept':<20}{self.num_kept:>14,}"]
+        told += [
+            f"  {dataset or '(no name)'}, {kind}, {'with' if code else 'without'} code: {count:,}"
+            for (dataset, kind, code), count in sorted(self.kinds.items())
+        ]
+        return told + [f"bad line {line}" for line in self.bad_lines]
+
+    def as_data(self) -> dict[str, Any]:
+        kinds = [
+            {"dataset": dataset, "generation_type": kind, "code": code, "rows": count}
+            for (dataset, kind, code), count in sorted(self.kinds.items())
+        ]
+        return {
+            "read": self.num_rows,
+            "dropped": {reason: self.reasons[reason] for reason in ordered(self.reasons)},
+            "kept": self.num_kept,
+            "kinds": kinds,
+            "bad_lines": self.bad_lines,
+        }
+
+
+IN_ORDER = (
+    "bad_line",
+    "not_graded",
+    "could_not_tell",
+    "incorrect",
+    "correct",
+    "generation_type",
+    "no_box",
+    "multi_boxed",
+    "broken_code",
+    "useless_code",
+    "short_solution",
+    "wrong_arithmetic",
+    "long_problem",
+    "long_solution",
+    "duplicate",
+    "code_preference",
+    "coverage",
+    "downsampled",
+)
+"""Every reason, as the rows meet them."""
+
+
+def ordered(reasons: Iterable[str]) -> list[str]:
+    """The reasons in the order in which rows meet them."""
+    return sorted(reasons, key=IN_ORDER.index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A training set that is to be made."""
+
+    inputs: tuple[str, ...]
+    output: Path
+    filters: Filters = field(default_factory=Filters)
+    choice: Choice = field(default_factory=Choice)
+    written: Output = field(default_factory=Output)
+    verdicts: str | None = None
+    allow_partial: bool = False
+    match_coverage: Path | None = None
+    """A training set: no problem gets more rows here than it has there."""
+    licence: str = "other"
+    processes: int = 1
+
+    def identity(self, pieces: list[Piece]) -> dict[str, Any]:
+        """All that decides about the set's bytes, as selection.json keeps it."""
+        return {
+            "inputs": list(self.inputs),
+            "files": fingerprint(pieces),
+            "filters": as_data(self.filters),
+            "choice": as_data(self.choice),
+            "written": as_data(self.written),
+            "verdicts": self.verdicts,
+            "match_coverage": str(self.match_coverage) if self.match_coverage else None,
+            "licence": self.licence,
+        }
+
+
+def make_training_set(selection: Selection, say: Callable[[str], None] = lambda text: None) -> Report | None:
+    """Make the set, whole or not at all; None where it is there already, made of the same in the same way.
+
+    UserError where the inputs are not whole, a line is bad, or another set lies at the output.
+    """
+    prompt = load_prompt(selection.written.sft_prompt)
+    check_prompt(prompt)
+    pieces = find_pieces(selection.inputs, selection.verdicts, selection.allow_partial)
+    identity = json.loads(json.dumps(selection.identity(pieces)))
+    if _is_made(selection.output, identity):
+        return None
+    limits = None if selection.match_coverage is None else coverage_of(selection.match_coverage)
+    units = cut_units(pieces)
+    with _folder_beside(selection.output) as folder, _pool(selection.processes) as run:
+        report, index, places, order_bits = _sift_all(units, selection, folder, run, say)
+        say("choosing")
+        chosen = choose(index, selection.choice, limits)
+        writing = Writing(
+            folder,
+            order_bits,
+            chosen,
+            prompt,
+            tuple(dict.fromkeys(selection.written.formats)),
+            selection.written.keep_drops,
+        )
+        _gather_all(places, writing, report, run, say)
+        report.reasons.update(chosen.reasons)
+        _assert_whole(report)
+        finished = folder / "finished"
+        finished.mkdir()
+        _join_parts(units, writing, finished)
+        if selection.written.parquet:
+            say("writing train.parquet")
+            write_parquet(finished / "train.jsonl", finished / "train.parquet")
+        write_whole(finished / "README.md", card(selection, report.as_data(), pieces))
+        content = {**identity, "counts": report.as_data()}
+        write_whole(finished / "selection.json", json.dumps(content, indent=1) + "\n")
+        _publish(finished, selection.output)
+    return report
+
+
+def _is_made(output: Path, identity: dict[str, Any]) -> bool:
+    if not output.exists():
+        return False
+    config = output / "selection.json"
+    try:
+        made = json.loads(config.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{output} is there, and no training set; name another --output") from None
+    for key, value in identity.items():
+        if made.get(key) != value:
+            raise UserError(f"{output} was made with other {key}; name another --output, or remove it")
+    return True
+
+
+@contextlib.contextmanager
+def _folder_beside(output: Path) -> Iterator[Path]:
+    """A folder for what is not finished, on the output's file system, gone at the end. Those of the dead go too."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    for old in output.parent.glob(f".{output.name}.{host}-*"):
+        pid = old.name.removeprefix(f".{output.name}.{host}-").partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = output.parent / f".{output.name}.{unique_name()}"
+    folder.mkdir()
+    handler = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield folder
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(143)
+
+
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+
+@contextlib.contextmanager
+def _pool(processes: int) -> Iterator[Run]:
+    """A `map` over this many processes, its results in order."""
+    if processes <= 1:
+        yield map
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mathmill.selection.gather", "mathmill.selection.sift"])
+    pool = ProcessPoolExecutor(processes, context, _prepare_worker)
+
+    def run(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        waiting = iter(items)
+        futures = [pool.submit(work, item) for item in islice(waiting, 2 * processes)]
+        while futures:
+            try:
+                yield futures.pop(0).result()
+            except BrokenProcessPool:
+                raise UserError("a process of the selection was killed (out of memory?); nothing was written") from None
+            futures += [pool.submit(work, item) for item in islice(waiting, 1)]
+
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _sift_all(
+    units: list[Unit], selection: Selection, folder: Path, run: Run, say: Callable[[str], None]
+) -> tuple[Report, Index, np.ndarray, int]:
+    """The first pass over all units. What comes back: counts, the index, and [unit, bucket, 3] places of spilled rows."""
+    sizes = [sum(map(text_bytes, unit)) for unit in units]
+    total = sum(sizes)
+    order_bits = _bits(total, BUCKET_BYTES, MOST_ORDER_BITS)
+    problem_bits = _bits(total // LEAST_ROW_BYTES * INDEX.itemsize, BUCKET_BYTES, MOST_PROBLEM_BITS)
+    sieve = Sieve(
+        selection.filters, selection.choice.seed, folder, order_bits, problem_bits, selection.written.keep_drops
+    )
+    report, indexes, places, done = Report(), [], [], 0
+    for number, sifted in enumerate(run(partial(_sift_one, sieve), enumerate(units))):
+        report.num_rows += sifted.num_rows
+        report.reasons.update(sifted.reasons)
+        report.bad_lines = (report.bad_lines + sifted.bad_lines)[:MOST_BAD_LINES]
+        indexes.append(sifted.index)
+        places.append(sifted.lines)
+        done += sizes[number]
+        say(f"reading {done / max(total, 1):.0%}, {report.num_rows:,} rows")
+    return report, Index(folder, np.array(indexes)), np.array(places), order_bits
+
+
+def _sift_one(sieve: Sieve, numbered: tuple[int, Unit]) -> Sifted:
+    return sift(*numbered, sieve)
+
+
+def _bits(size: int, each: int, most: int) -> int:
+    return min(most, max(0, (size // each).bit_length()))
+
+
+def _gather_all(places: np.ndarray, writing: Writing, report: Report, run: Run, say: Callable[[str], None]) -> None:
+    """The third pass over all buckets."""
+    num_buckets = 1 << writing.order_bits
+    work = ((bucket, _places(places[:, bucket])) for bucket in range(num_buckets))
+    for number, gathered in enumerate(run(partial(_gather_one, writing), work), 1):
+        report.num_kept += gathered.num_rows
+        report.reasons["duplicate"] += gathered.num_duplicates
+        report.kinds.update(gathered.kinds)
+        say(f"writing {number / num_buckets:.0%}, {report.num_kept:,} rows")
+    report.reasons = +report.reasons
+
+
+def _places(of_bucket: np.ndarray) -> list[tuple[int, int, int, int]]:
+    return [(unit, offset, length, count) for unit, (offset, length, count) in enumerate(of_bucket.tolist()) if count]
+
+
+def _gather_one(writing: Writing, work: tuple[int, list[tuple[int, int, int, int]]]) -> Gathered:
+    return gather(*work, writing)
+
+
+def _assert_whole(report: Report) -> None:
+    if report.num_rows != report.num_kept + sum(report.reasons.values()):
+        raise AssertionError(f"rows were lost: {report}")
+
+
+def _join_parts(units: list[Unit], writing: Writing, finished: Path) -> None:
+    """Join the parts of every file in order; what the first pass dropped stands first in dropped.jsonl."""
+    names = ["train.jsonl", "sft.jsonl", *(f"{name}.jsonl" for name in writing.formats)]
+    names += ["dropped.jsonl"] if writing.keep_drops else []
+    for name in names:
+        with open(finished / name, "wb") as joined:
+            first = (
+                [path_of(writing.folder, unit, "dropped") for unit in range(len(units))] if "dropped" in name else []
+            )
+            for part in [*first, *(part_of(writing.folder, bucket, name) for bucket in range(1 << writing.order_bits))]:
+                if part.exists():
+                    with open(part, "rb") as stream:
+                        shutil.copyfileobj(stream, joined, 1 << 20)
+                    part.unlink()
+            joined.flush()
+            os.fsync(joined.fileno())
+
+
+def _publish(finished: Path, output: Path) -> None:
+    try:
+        os.rename(finished, output)
+    except OSError:
+        if output.exists():
+            raise UserError(f"{output} has appeared meanwhile; name another --output") from None
+        raise
+    sync_folder(output.parent)
+
+
+def write_parquet(lines: Path, parquet: Path) -> None:
+    """The rows of a train.jsonl as Parquet, some thousands at a time."""
+    import pyarrow as pa
+    import pyarrow.json
+    import pyarrow.parquet
+
+    kinds = {"is_correct": pa.bool_()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    parsing = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    with open(lines, "rb") as stream, pyarrow.parquet.ParquetWriter(parquet, schema) as writer:
+        while rows := list(islice(stream, ROWS_PER_GROUP)):
+            content = b"".join(rows)
+            reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(content) + 1)
+            table = pyarrow.json.read_json(pa.BufferReader(content), reading, parsing)
+            writer.write_table(table.select(list(COLUMNS)), row_group_size=ROWS_PER_GROUP)
+
+
+def coverage_of(training_set: Path) -> Limits:
+    """How many rows every problem of a training set has, by the problem's key."""
+    import msgspec
+
+    path = training_set / "train.jsonl" if training_set.is_dir() else training_set
+    if not path.is_file():
+        raise UserError(f"--match_coverage {training_set}: no train.jsonl there")
+    decode = msgspec.json.Decoder(TrainingRow).decode
+    counts: Counter[int] = Counter()
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                counts[int.from_bytes(problem_key(decode(line).question), "big")] += 1
+            except msgspec.DecodeError as problem:
+                raise UserError(f"{path}:{number}: not a row of a training set: {problem}") from None
+    return dict(counts)
