@@ -50,10 +50,13 @@ def clock_of(folder: Path) -> float:
         touched.unlink(missing_ok=True)
 
 
-def announced(servers: Path, pool: str) -> dict[str, tuple[Address, float]]:
-    """Job -> address and seconds since its last beat, of every server of this pool that is announced."""
+def announced(servers: Path, pool: str | None = None, now: float | None = None) -> dict[str, tuple[Address, float]]:
+    """Job -> address and seconds since its last beat, of every shared server that is announced; of all pools, or of one.
+
+    `now`: seconds since 1970 instead of the file system's own clock.
+    """
     found = {}
-    now = clock_of(servers)
+    now = clock_of(servers) if now is None else now
     for path in servers.glob("*.json"):
         try:
             with path.open() as stream:  # opening asks an NFS server anew, so the time is no cached one
@@ -61,7 +64,7 @@ def announced(servers: Path, pool: str) -> dict[str, tuple[Address, float]]:
             address = read_address(path)
         except (OSError, UserError):  # withdrawn meanwhile
             continue
-        if address.pool == pool:
+        if address.pool is not None and pool in (None, address.pool):
             found[path.stem] = (address, now - beat)
     return found
 

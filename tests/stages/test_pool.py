@@ -226,7 +226,7 @@ def test_a_preempted_server_costs_no_row_and_joins_again(run, slurm):
     wait_for(lambda: len(ready_servers(run)) == 2 and num_settled(run) >= 100, 120)
     before = ready_servers(run)
     node = slurm.call("squeue", "--noheader", "--format=%N", f"--jobs={next(iter(before))}").strip()
-    slurm.call("srun", "--partition=batch", f"--nodelist={node}", "--exclusive", "sleep", "1")
+    slurm.call("srun", "--partition=batch", f"--nodelist={node}", "--gpus-per-node=7", "sleep", "1")
     wait_for(lambda: len(ready_servers(run)) == 2 and ready_servers(run).keys() == before.keys(), 300)
     assert ready_servers(run) != before, "it was loaded anew"
     states = all_over(run, slurm, 600)
