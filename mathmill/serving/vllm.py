@@ -9,6 +9,7 @@ Everything was read in the wheel of release 0.33.0 (not run: it needs a GPU). So
   [check]    entrypoints/serve/engine/serving.py       _check_model
 and, read in the repository vllm-project/vllm at 096bd6a:
   [nodes]    docs/serving/parallelism_scaling.md       "Running vLLM with MultiProcessing"; needs no Ray
+  [port]     vllm/config/parallel.py at 00193b8       master_port, default 29501
 """
 
 from mathmill.serving.kind import Kind, Launch
@@ -40,12 +41,7 @@ def command(launch: Launch) -> list[str]:
         host, _, port = str(launch.rendezvous).rpartition(":")
         words += ["--pipeline-parallel-size", str(launch.nodes)]  # [nodes]
         words += ["--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank)]  # [nodes]
-        words += [
-            "--master-addr",
-            host,
-            "--master-port",
-            port,
-        ]  # [nodes]; the port has a default, which others may hold
+        words += ["--master-addr", host, "--master-port", port]  # [nodes], [port]: others may hold its default
         words += ["--headless"] if launch.node_rank else []  # [nodes] the first alone answers requests
     return [*words, *launch.arguments]
 

@@ -165,3 +165,28 @@ def test_shared_servers_are_an_array_of_their_own_and_their_clients_take_no_gpu(
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     only = say(capsys, *flags[:-3], "--client_jobs", "0", "--dry_run")[1]
     assert only.count("#!/bin/bash") == 1 and "mathmill.serving.start" in only
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("trtllm", "--nodes=2 --ntasks=16 --ntasks-per-node=8"),
+        ("vllm", "--nodes=2 --ntasks=2 --ntasks-per-node=1"),
+        ("sglang", "--nodes=2 --ntasks=2 --ntasks-per-node=1"),
+    ],
+)
+def test_shared_servers_of_two_nodes_are_asked_for_with_their_tasks(server, told, workdir, capsys):
+    site = {
+        "executor": "slurm",
+        "time_limit": "12:00:00",
+        "gpus_per_node": 8,
+        "models": {"large": {"path": "/models/large", "server": server, "context_length": 4096, "nodes": 2}},
+    }
+    write("cluster_configs/site.yaml", json.dumps(site))
+    flags = ["--cluster", "site", "--model", "large", "--server_jobs", "3", "--client_jobs", "0", "--dry_run"]
+    code, script, _ = say(capsys, *flags)
+    assert code == 0
+    assert "#SBATCH --nodes=2" in script and "#SBATCH --array=0-2" in script
+    assert told in script
+    assert ("--mpi=pmix" if server == "trtllm" else "--mpi=none") in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0

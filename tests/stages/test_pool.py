@@ -256,3 +256,49 @@ def test_fifty_servers_started_at_once_and_every_row_from_its_own(run, slurm):
     assert len({(row.problem_id, row.sample_index) for row in rows}) == len(rows) == 4000
     assert {row.generation.split()[1] for row in rows} <= set(ready)
     assert all(row.generation.split()[3] == str(row.seed) for row in rows)
+
+
+@pytest.mark.trial
+def test_servers_on_two_nodes_each_serve_as_one_and_all_their_tasks_end(run, slurm):
+    """The bundled server's first task serves and the others stand by: the shape of such a step, with --mpi=none."""
+    words = {"path": str(REPO / "models" / "words"), "server": "bundled", "context_length": 2048, "nodes": 2}
+    site = slurm_cluster("test", models={"two": words})
+    problems = write_problems("few.jsonl", (REPO / "problems/words/test.jsonl").read_text().splitlines()[:30])
+    flags = ["--cluster", site, "--model", "two", "--problems", problems, "--run", "pool", "--num_samples", "2"]
+    pipeline("run_generation", *flags, "--server_jobs", "2")
+    states = all_over(run, slurm)
+
+    assert Counter(states.values()) == {"COMPLETED": 3}, states
+    assert len(rows_of(run.folder)) == 60
+    script = (run.jobs / "servers.sbatch").read_text()
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1" in script and "--mpi=none" in script
+    for task in (0, 1):
+        job = submissions(run)[0].job_id
+        assert (run.logs / f"servers.{job}_{task}.log").read_text().count("server ready: ") == 1
+    assert not list(run.servers.glob("*.json"))
+    released(run)
+
+
+@pytest.mark.trial
+def test_one_server_to_talk_to_as_a_job_and_ctrl_c_ends_it(run, slurm):
+    site = slurm_cluster("test")
+    command = [sys.executable, REPO / "pipeline" / "start_server.py", "--cluster", site, "--run", "pool"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPO)}
+    ) as talk:
+        said = ""
+        while "Ctrl-C" not in said.rpartition("end   ")[2]:
+            line = talk.stderr.readline()
+            assert line, said
+            said += line
+        curl = next(line for line in said.splitlines() if line.startswith("try it")).removeprefix("try it").strip()
+        header = Path(re.search(r"@(\S+)", curl)[1])
+        assert header.stat().st_mode & 0o777 == 0o600 and "Bearer" not in said
+        node, port = re.search(r"http://(node\d+):(\d+)", curl).groups()
+        answer = slurm.call("srun", f"--nodelist={node}", "bash", "-c", curl)  # from a node, where its name resolves
+        assert json.loads(answer)["choices"][0]["text"]
+        assert f"ssh -N -L 8000:{node}:{port}" in said
+        talk.send_signal(signal.SIGINT)
+        assert talk.wait(20) == 0
+    assert set(all_over(run, slurm).values()) == {"CANCELLED by 0"}
+    assert not header.exists()
