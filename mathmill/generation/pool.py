@@ -17,6 +17,7 @@ from mathmill.generation.client import (
     Completion,
     CompletionClient,
     Failure,
+    RequestRefusedError,
     ServerLostError,
     Source,
     asked_for,
@@ -73,12 +74,12 @@ class Member:
         try:
             waited: set[asyncio.Future] = {trial, self.lost}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not trial.done():
+            if self.lost.done() and not (trial.done() and trial.exception() is None):
                 return Failure(GONE, begun)
             answer = trial.result()
-        except ServerLostError as stranger:  # it refuses our token or name: somebody else took the port
+        except ServerLostError:  # it refuses our token or name
             self.rest()
-            return Failure(str(stranger), begun)
+            return Failure("somebody else's server", begun)
         finally:
             self._num_asked -= 1
             trial.cancel()
@@ -193,6 +194,8 @@ class PoolClient:
                 await asyncio.sleep(pause_s(num_tries, num_alone))
                 num_tries += 1
             failed_at.add(member)
+            if sum(one.lost.done() for one in failed_at) >= self._attempts:
+                raise RequestRefusedError(f"{self._attempts} servers were lost while it was in flight there")
             num_alone = await member.client.count_alone(num_alone, answer, self._attempts, may_ask=False)
 
     def busy_s(self) -> dict[str, float]:
@@ -213,16 +216,22 @@ class PoolClient:
 
     async def _follow(self) -> None:
         """Keep the members those that the run's folder announces."""
-        while True:
-            with contextlib.suppress(OSError):  # a file system that hiccups: the next look will tell
-                seen = await asyncio.to_thread(announced, self._run.servers, self._pool)
-                await self._update(seen)
-            self._note_members()
-            if any(member.ready for member in self.members.values()):
-                self._none_since = time.monotonic()
-            else:
-                await self._wait_or_give_up()
-            await asyncio.sleep(LOOK_S)
+        try:
+            while True:
+                with contextlib.suppress(OSError):  # a file system that hiccups: the next look will tell
+                    await self._look()
+                await asyncio.sleep(LOOK_S)
+        except Exception as problem:  # else all requests would wait for ever
+            self._fail(ServerLostError(f"{self._run.servers} cannot be followed: {type(problem).__name__}: {problem}"))
+            raise
+
+    async def _look(self) -> None:
+        await self._update(await asyncio.to_thread(announced, self._run.servers, self._pool))
+        self._note_members()
+        if any(member.ready for member in self.members.values()):
+            self._none_since = time.monotonic()
+        else:
+            await self._wait_or_give_up()
 
     async def _update(self, seen: dict[str, tuple[Address, float]]) -> None:
         for job, (address, age) in seen.items():
@@ -236,6 +245,8 @@ class PoolClient:
                     await self._drop(member)
             elif member is None:
                 await self._join(job, address)
+            else:
+                member.withdrawn_at = None  # a folder's cache had missed it
         for job, member in list(self.members.items()):
             if job not in seen:
                 await self._let_finish(member)
@@ -299,6 +310,8 @@ class PoolClient:
                 self.say(f"server {member.job} is left out: {problem}")
                 return
         member.client.source = Source(member.address.kind, honoured)
+        if member.withdrawn_at is not None or member.lost.done():
+            return
         member.ready = True
         self._changed.set()
         if is_new:

@@ -63,8 +63,8 @@ class SamplingOptions(LaunchOptions):
     """Servers as an array of their own that all tasks share, each with its weights loaded once; 0: every task has its own."""
     client_jobs: int = 1
     """With --server_jobs: how many tasks, without GPUs, share the work; 0 adds servers alone, to a run that has tasks."""
-    server_wait_minutes: float = 60.0
-    """With --server_jobs: how long a task waits while no server is there, until it gives up."""
+    server_wait_minutes: float = 720.0
+    """With --server_jobs: how long a task, which holds no GPU, waits while no server is there, until it gives up."""
     server_idle_minutes: float = 60.0
     """With --server_jobs: how long a server waits for a task, until it ends; 0: until its time limit."""
     retry_quarantined: bool = False
