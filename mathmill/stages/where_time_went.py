@@ -28,6 +28,7 @@ REMEDIES = {
     "tail": "the last samples had their servers for themselves: fewer servers or tasks, more sets in a run, smaller --max_tokens",
     "end": "servers and sandboxes took long to end; see the ends of their logs",
 }
+SHARED_START = "more work in one run, fewer servers, or weights on a faster disk"
 COLOURS = {"server start": "#d8a657", "work": "#4c8dae", "tail": "#a9c6d6", "end": "#bbbbbb"}
 
 
@@ -50,6 +51,7 @@ class Row:
     allocation: "Allocation"
     ended: float
     spent: "Spent"
+    has_worker: bool
     segments: list[tuple[str, float, float]]
     """What it did from when to when, in seconds since 1970."""
 
@@ -97,7 +99,7 @@ def rows_of(run: "Run", workers: "list[WorkerRecord]") -> list[Row]:
             spent = spent_by_server(server, workers, one.begun, ended)
         else:
             continue
-        rows.append(Row(one, ended, spent, segments_of(one, worker, server, workers, ended)))
+        rows.append(Row(one, ended, spent, worker is not None, segments_of(one, worker, server, workers, ended)))
     return rows
 
 
@@ -170,7 +172,10 @@ def idle_lines(rows: list[Row]) -> list[str]:
     lines = [f"idle: {idle / whole:.0%} of {clock(whole)} of {what} time had no request at the server"]
     parts = {part: sum(weight * row.spent.parts[part] for row, weight in weights) for part in PARTS}
     worst = sorted((part for part in REMEDIES if parts[part] / whole >= 0.02), key=lambda part: -parts[part])
-    lines += [f"  {part} {parts[part] / whole:.0%}: {REMEDIES[part]}" for part in worst]
+    is_shared = any(not row.has_worker for row in served)
+    for part in worst:
+        remedy = SHARED_START if part == "server start" and is_shared else REMEDIES[part]
+        lines.append(f"  {part} {parts[part] / whole:.0%}: {remedy}")
     return lines if worst else [*lines, "  nothing stands out"]
 
 

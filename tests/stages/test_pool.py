@@ -222,7 +222,7 @@ def test_a_preempted_server_costs_no_row_and_joins_again(run, slurm):
         "toy.jsonl", [json.dumps({"problem": f"{n}?", "expected_answer": "1"}) for n in range(400)]
     )
     flags = ["--cluster", site, "--model", "steady", "--problems", problems, "--prompt", "text.yaml", "--run", "pool"]
-    pipeline("run_generation", *flags, "--num_samples", "20", "--server_jobs", "2", "--yes")
+    pipeline("run_generation", *flags, "--num_samples", "10", "--server_jobs", "2", "--yes")
     wait_for(lambda: len(ready_servers(run)) == 2 and num_settled(run) >= 100, 120)
     before = ready_servers(run)
     node = slurm.call("squeue", "--noheader", "--format=%N", f"--jobs={next(iter(before))}").strip()
@@ -232,7 +232,7 @@ def test_a_preempted_server_costs_no_row_and_joins_again(run, slurm):
     states = all_over(run, slurm, 600)
     assert set(states.values()) == {"COMPLETED"}
     rows = rows_of(run.folder)
-    assert len({(row.problem_id, row.sample_index) for row in rows}) == len(rows) == 8000
+    assert len({(row.problem_id, row.sample_index) for row in rows}) == len(rows) == 4000
     assert sum(one.num_quarantined for one in progress(run)) == 0
     assert {name for row in rows if (name := row.generation.split()[1])} >= set(ready_servers(run).values())
     released(run)
