@@ -241,6 +241,8 @@ def test_a_preempted_server_costs_no_row_and_joins_again(run, slurm):
 @pytest.mark.trial
 def test_fifty_servers_started_at_once_and_every_row_from_its_own(run, slurm):
     site = steady_site(STEADY_SECONDS="0.05")
+    config = json.loads(Path("cluster_configs/steady.yaml").read_text())
+    Path("cluster_configs/steady.yaml").write_text(json.dumps({**config, "cpus": 1}))  # all 51 fit at once
     problems = write_problems(
         "toy.jsonl", [json.dumps({"problem": f"{n}?", "expected_answer": "1"}) for n in range(500)]
     )
