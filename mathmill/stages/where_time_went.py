@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mathmill.run import Run
 
 SHOWN_TASKS = 40
-WIDTH = 100
+WIDTH = 106
 """Columns of the table at least; a narrower terminal wraps its lines."""
 REMEDIES = {
     "server start": "weights are loaded once a server with --server_jobs N; fewer tasks load them less often too",

@@ -304,3 +304,24 @@ def test_one_server_to_talk_to_as_a_job_and_ctrl_c_ends_it(run, slurm):
         assert talk.wait(20) == 0
     assert set(all_over(run, slurm).values()) == {"CANCELLED by 0"}
     assert not header.exists()
+
+
+@pytest.mark.trial
+def test_servers_and_workers_at_their_time_limits_go_on_by_themselves(run, slurm):
+    site = steady_site(STEADY_SECONDS="0.3")
+    config = json.loads(Path("cluster_configs/steady.yaml").read_text())
+    Path("cluster_configs/steady.yaml").write_text(json.dumps({**config, "time_limit": "00:02:00"}))
+    problems = write_problems(
+        "toy.jsonl", [json.dumps({"problem": f"{n}?", "expected_answer": "1"}) for n in range(300)]
+    )
+    flags = ["--cluster", site, "--model", "steady", "--problems", problems, "--prompt", "text.yaml", "--run", "pool"]
+    pipeline("run_generation", *flags, "--num_samples", "12", "--server_jobs", "2")
+    states = all_over(run, slurm, 900)
+    assert set(states.values()) == {"COMPLETED"}
+    rows = rows_of(run.folder)
+    assert len({(row.problem_id, row.sample_index) for row in rows}) == len(rows) == 3600
+    assert sum(one.num_quarantined for one in progress(run)) == 0
+    logs = {path.name: path.read_text() for path in run.logs.glob("servers*.log")}
+    assert any("the time limit is near" in log and log.count("server ready: ") > 1 for log in logs.values())
+    print(f"servers started {sum(log.count('server ready: ') for log in logs.values())} times")
+    released(run)
