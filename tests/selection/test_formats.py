@@ -26,8 +26,8 @@ def training_set(tmp_path: Path) -> Path:
 def test_hugging_face_and_trl_read_what_was_written_for_them(training_set, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from datasets import load_dataset
-    from trl.data_utils import is_conversational
+    load_dataset = pytest.importorskip("datasets").load_dataset
+    is_conversational = pytest.importorskip("trl.data_utils").is_conversational
 
     def rows(name: str):
         kind = "parquet" if name.endswith("parquet") else "json"
