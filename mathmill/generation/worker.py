@@ -227,10 +227,12 @@ async def run_worker(run: Run, options: WorkerOptions) -> int:
         heartbeat = Heartbeat(run, card)
         stack.callback(heartbeat.end)
         origin = Origin(server_kind=address.kind, seed_honoured=honoured, code_sha=code_sha(run))
-        solvers = []
+        solvers, suspects = [], asyncio.Lock()
         for folder, one, problems in sets:
             own_sandbox = sandbox if one.prompt.code else None
-            solver = Solver(one, text_maker(one.prompt, options.model_path), origin, client, own_sandbox, grading)
+            solver = Solver(
+                one, text_maker(one.prompt, options.model_path), origin, client, own_sandbox, grading, suspects
+            )
             solvers.append((folder, solver, problems))
         reporter = stack.enter_context(Reporter(run, client))
         stack.enter_context(EffortNotes(run, card.name, card.job, card.restart, reporter.counts))
