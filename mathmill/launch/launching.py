@@ -279,7 +279,7 @@ def _start(
     was_cancelled = cancelled.exists()
     cancelled.unlink(missing_ok=True)
     ids: dict[str, list[str]] = {}
-    for job, origin in zip(jobs, origins, strict=True):
+    for number, (job, origin) in enumerate(zip(jobs, origins, strict=True)):
         path = _written(job, render(_waiting(job, ids), cluster, run, code_sha()), run)
         if cluster.executor == "local":
             if code := _run_here(path, job, run):
@@ -289,10 +289,21 @@ def _start(
             ids.setdefault(origin, []).append(_submit(path, job, cluster, run))
         except UserError:
             _take_back(path, run)
-            if was_cancelled:
+            if number and not job.after:
+                _cancel_newest(number, run)  # servers without clients would only wait
+            elif was_cancelled:
                 cancelled.touch()
             raise
+    if cluster.executor == "slurm":
+        show(_next(run, ""))
     return 0
+
+
+def _cancel_newest(number: int, run: "Run") -> None:
+    """End the jobs that this launch submitted before one was refused."""
+    from mathmill.launch.status import cancel_jobs, job_states
+
+    cancel_jobs(job_states(run)[-number:])
 
 
 def _take_back(path: Path, run: "Run") -> None:
@@ -333,8 +344,7 @@ def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> str:
     ids = submit(path, job, cluster, run)
     shown = f"{ids[0].split('_')[0]} ({count(len(ids), 'task')}: {ids[0]} to {ids[-1]})" if job.is_array else ids[0]
     log = run.logs / f"{job.name}.{ids[0]}.log"
-    look = [("job id", shown), ("log", f"tail -F {_near(log)}")]
-    show([("script", _near(path)), *look, *_next(run, "")])
+    show([("script", _near(path)), ("job id", shown), ("log", f"tail -F {_near(log)}")])
     return ids[0].partition("_")[0]
 
 

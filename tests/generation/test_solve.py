@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 
 from mathmill.generation.client import Completion, RequestRefusedError
 from mathmill.generation.sets import seed_of
-from mathmill.generation.solve import Origin, SampleFailedError, Solver
+from mathmill.generation.solve import SampleFailedError, Solver
 from mathmill.grading import GradingPool
 from mathmill.prompts import prompt_text
 from mathmill.records import Problem
@@ -49,7 +50,7 @@ def solve(*texts, problem=PROBLEM, **sampling):
             solver = Solver(
                 sample_set,
                 lambda one: prompt_text(sample_set.prompt, one),
-                Origin("openai", True, "sha"),
+                "sha",
                 script,
                 sandbox,
                 grading,
@@ -203,10 +204,8 @@ def test_a_solution_that_crashes_the_sandbox_every_time_fails_and_those_beside_i
         sample_set = set_of([PROBLEM, poison], code_timeout_s=900.0)
         sandbox, grading = await AsyncSandbox.start(spares=0, libraries=""), GradingPool()
         killer = asyncio.create_task(kill_at_poison(sandbox._started.process.pid))
-        origin = Origin("openai", True, "sha")
-        solver = Solver(
-            sample_set, lambda one: prompt_text(sample_set.prompt, one), origin, Crashing(), sandbox, grading
-        )
+        text_of = partial(prompt_text, sample_set.prompt)
+        solver = Solver(sample_set, text_of, "sha", Crashing(), sandbox, grading)
         try:
             beside = (solver.solve(PROBLEM, number) for number in range(6))
             return await asyncio.gather(solver.solve(poison, 0), *beside, return_exceptions=True)
