@@ -407,7 +407,7 @@ def test_prepare_data_prints_what_it_wrote_and_the_next_command(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "validation     1,000  " in done.stdout
-    assert done.stdout.endswith("python pipeline/run_generation.py --problems gsm8k:test\n")
+    assert "python pipeline/run_generation.py --problems gsm8k:test\n" in done.stdout
     (tmp_path / "test.jsonl").write_text("{")
     failed = subprocess.run(
         [*script, "--source", str(tmp_path / "test.jsonl"), "--output", str(tmp_path / "out")],

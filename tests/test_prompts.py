@@ -83,7 +83,8 @@ def test_a_stored_prompt_is_the_same_without_its_file(name):
     again = msgspec.convert(stored, Prompt)
     assert again == prompt and again.sha == prompt.sha
     whole = problem(reference_solution="R", masked_reference_solution="M")
-    assert prompt_text(again, whole) == prompt_text(prompt, whole)
+    made_by = prompt_text if prompt.template == "raw" else prompt_messages
+    assert made_by(again, whole) == made_by(prompt, whole)
 
 
 BLOCK = re.compile(r"<llm-code>\n(.*?)\n</llm-code>\n<llm-code-output>\n(.*?)\n</llm-code-output>\n", re.DOTALL)
