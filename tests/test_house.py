@@ -24,7 +24,13 @@ STANDARD_LIBRARY_ONLY = [
     "mathmill.sandbox.__main__",
     "mathmill.serving.start",
     "mathmill.serving.kinds",
+    "mathmill.training.options",
+    "mathmill.training.shape",
+    "mathmill.training.layout",
 ]
+IN_TRAINERS_IMAGE = {"torch", "megatron", "safetensors", "tokenizers"}
+LOOKED_FOR_THERE = {"matplotlib", "tensorboard", "transformer_engine", "wandb", "nemo"}
+"""What the trainer uses where an image has it, and does without elsewhere."""
 HELP_CPU_S = 0.8
 """The promise is half a second; on a busy machine the same work is charged more."""
 
@@ -111,6 +117,19 @@ def test_what_runs_in_a_foreign_container_imports_the_standard_library_only(name
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_trainer_imports_only_what_its_image_holds():
+    allowed = sys.stdlib_module_names | {"mathmill"} | IN_TRAINERS_IMAGE | LOOKED_FOR_THERE
+    modules = [module for module in MODULES if room_of(module) == "training"]
+    wrong = [
+        f"{module.relative_to(REPO)} imports {name}"
+        for module in modules
+        for name in imported_by(module)
+        if name.partition(".")[0] not in allowed
+    ]
+
+    assert modules and wrong == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -1,5 +1,7 @@
 """One sample: generate, run the code that the model wrote, show it the output, continue, and grade the answer."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -77,6 +79,9 @@ class Solver:
     sandbox: AsyncSandbox | None
     """None where the prompt asks for no code."""
     grading: GradingPool
+    suspects: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One for all solvers of a sandbox: samples whose session was lost run one at a time from then on, since one of those
+    that were lost together may have been the cause."""
     times: Times = field(default_factory=Times)
 
     async def solve(self, problem: Problem, sample_index: int, show: Show = lambda text: None) -> Solution:
@@ -116,9 +121,9 @@ class Solver:
         if self.sandbox is None:
             draft = Draft(prompt, seed, show)
             return draft, await self._generate(draft)
-        for _ in range(SESSION_ATTEMPTS):
+        for attempt in range(SESSION_ATTEMPTS):
             draft = Draft(prompt, seed, show)
-            async with self.sandbox.session() as session:
+            async with self.suspects if attempt else contextlib.nullcontext(), self.sandbox.session() as session:
                 reason = await self._generate_and_run(draft, session)
             if reason is not None:
                 return draft, reason

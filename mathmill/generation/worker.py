@@ -235,11 +235,11 @@ async def run_worker(run: Run, options: WorkerOptions) -> int:
             stack.push_async_callback(sandbox.close)
         grading = GradingPool()
         stack.callback(grading.close)
-        solvers = []
+        solvers, suspects = [], asyncio.Lock()
         for folder, one, problems in sets:
             own_sandbox = sandbox if one.prompt.code else None
             text_of = text_maker(one.prompt, options.model_path)
-            solver = Solver(one, text_of, code_sha(run), client, own_sandbox, grading, times)
+            solver = Solver(one, text_of, code_sha(run), client, own_sandbox, grading, suspects, times)
             solvers.append((folder, solver, problems))
         reporter = stack.enter_context(Reporter(run, client))
         stack.enter_context(EffortNotes(run, card.name, card.job, card.restart, reporter.counts))

@@ -12,7 +12,7 @@ from mathmill.launch.times import seconds_of
 from mathmill.paths import shipped
 
 RuntimeName = Literal["none", "apptainer", "singularity", "pyxis", "docker", "podman"]
-IMAGE_NAMES = ("trtllm", "vllm", "sglang", "server", "sandbox", "trainer", "client")
+IMAGE_NAMES = ("trtllm", "vllm", "sglang", "server", "sandbox", "trainer", "nemo", "client")
 """Server kinds that have images of their own, and roles."""
 
 
@@ -61,6 +61,8 @@ class ClusterFile:
     stop_before: int | str | None = None
     gpus_per_node: int = 0
     gpu_directive: str | None = "gpus-per-node={gpus}"
+    gpu_memory_gb: float | None = None
+    gpu_tflops: float | None = None
     cpus: int | None = None
     mem: int | str | None = None
     max_running: int | None = None

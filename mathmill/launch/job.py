@@ -10,12 +10,15 @@ Role = Literal["server", "sandbox", "trainer", "client"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One program of a job: `PYTHON -m MODULE RUN/jobs/JOB.json`, which reads its options under the step's name there."""
+    """One program of a job: `PYTHON -m MODULE [ARGUMENTS] RUN/jobs/JOB.json`, which reads its options there under the
+    step's name."""
 
     name: str
     role: Role
     """Decides the runtime and what of the file system and the network the step sees."""
     module: str
+    arguments: tuple[str, ...] = ()
+    """Words before the options' file: flags of a module that is a launcher itself."""
     main: bool = False
     """Its end is the job's end; its output is the job's own. Exactly one step of a job is main."""
     kind: str = ""
@@ -67,6 +70,10 @@ class Job:
     max_idle_starts: int | None = None
     """Starts of a task in a row that may finish nothing until it gives up; main says in RUN/progress/JOB which of its
     starts finished something. None: main does not say."""
+    after: tuple[str, ...] = ()
+    """Names of earlier jobs of the same launch, or ids of Slurm's, that have to end before it begins, well or not."""
+    cpus: int | None = None
+    """CPUs that it wants on each node, where it has no GPUs; None: a few."""
 
     def __post_init__(self) -> None:
         if sum(step.main for step in self.steps) != 1:

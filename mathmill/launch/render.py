@@ -135,6 +135,8 @@ def _share(job: Job, cluster: Cluster) -> tuple[int, int]:
 
 def _cpus(job: Job, cluster: Cluster, tasks_per_node: int) -> int | None:
     """CPUs of each task of a step: its part of the node's share that goes with the job's GPUs."""
+    if job.cpus is not None and not job.gpus:
+        return max(1, min(job.cpus, cluster.cpus or job.cpus) // tasks_per_node)
     if cluster.cpus is None:
         return None
     part, whole = _share(job, cluster)
@@ -159,6 +161,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
     """A step with everything decided: what the templates write down."""
     runtime = runtime_of(step, cluster)
     contained = runtime in CONTAINERS
+    tasks = step.nodes * step.tasks_per_node
     env = {**step.env, **({"HOME": "/tmp"} if contained and step.role != "sandbox" else {})}
     if cluster.executor == "local" and not contained:
         env["MATHMILL_DIE_WITH_PARENT"] = "1"
@@ -166,7 +169,8 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "name": step.name,
         "role": step.role,
         "main": step.main,
-        "module": step.module,
+        "module": shlex.join((step.module, *step.arguments)),
+        "contained": runtime in ("apptainer", "singularity") and step.role != "trainer" and tasks == 1,
         "runtime": runtime,
         "macros": {"singularity": "apptainer", "podman": "docker"}.get(runtime, runtime),
         "python": "python3" if contained else shlex.quote(cluster.python or "python3"),
@@ -177,7 +181,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "env": [f'{name}="{_expanding(value)}"' for name, value in env.items()],
         "gpus": step.gpus,
         "nodes": step.nodes,
-        "tasks": step.nodes * step.tasks_per_node,
+        "tasks": tasks,
         "tasks_per_node": step.tasks_per_node,
         "cpus": step.cpus or _cpus(job, cluster, step.tasks_per_node),
         "gpu_flag": _gpu_flag(step, job, cluster),

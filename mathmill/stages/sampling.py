@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mathmill.errors import UserError
 from mathmill.files import publish_once
 from mathmill.generation.lengths import lengths_of
 from mathmill.generation.options import WorkerOptions
+from mathmill.generation.parts import reopen
 from mathmill.generation.progress import num_set_aside
 from mathmill.generation.sets import (
     SampleSet,
@@ -28,7 +29,7 @@ from mathmill.generation.sets import (
     sets_of,
     shard_shape,
 )
-from mathmill.generation.shards import cut, published, quarantined, reopen, reopened
+from mathmill.generation.shards import cut, published, quarantined, reopened
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
 from mathmill.launch.launching import LaunchOptions, launch
@@ -165,11 +166,16 @@ def launch_sets(
     run: Run,
     options: SamplingOptions,
     summary: Sequence[tuple[str, str]],
+    also: Callable[[], None] = lambda: None,
 ) -> int:
-    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code."""
+    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code.
+
+    `also` writes what else the stage keeps in the run, after the last refusal.
+    """
 
     def prepare() -> None:
         create_run(run)
+        also()
         for one in planned:
             folder = create_set(run, one.sample_set, one.problems)
             folder.grow(one.num_samples)

@@ -191,8 +191,7 @@ def _clock(seconds: float) -> str:
     """`0:42` minutes and seconds, `5:07:00` hours too, `3 days, 4:00:00`."""
     from datetime import timedelta
 
-    text = str(timedelta(seconds=round(seconds)))
-    return re.sub(r"^0:0?", "", text)
+    return re.sub(r"^0:0?", "", str(timedelta(seconds=round(seconds))))
 
 
 def job_lines(jobs: "list[JobState]", run: "Run", is_whole: bool = False) -> list[str]:

@@ -98,7 +98,7 @@ MISTAKES = {
         "gpu_directive 'gres=gpu:{gpus}{x}' must be NAME=VALUE with {gpus} as its only braces, as \"gres=gpu:{gpus}\""
     ),
     "images: {megatron: a}": (
-        "unknown key 'images.megatron'; known: trtllm, vllm, sglang, server, sandbox, trainer, client"
+        "unknown key 'images.megatron'; known: trtllm, vllm, sglang, server, sandbox, trainer, nemo, client"
     ),
     "qos: ''": "qos is empty, which Slurm refuses; write null, or leave it out",
     "directives: {qos: ''}": "directives.qos is empty, which Slurm refuses; write null, or leave it out",

@@ -74,6 +74,26 @@ def two_nodes() -> Job:
     return replace(job, steps=(server, *job.steps[1:]))
 
 
+def training(nodes: int) -> Job:
+    """torchrun, once on each node."""
+    step = Step(
+        name="trainer",
+        role="trainer",
+        module="mathmill.training.torchrun",
+        arguments=(f"--nnodes={nodes}", "--nproc_per_node=8", "-m", "mathmill.training"),
+        main=True,
+        gpus=8,
+        nodes=nodes,
+        mounts=("/models/llama:/models/llama:ro", "/sets/sft.jsonl:/sets/sft.jsonl:ro"),
+    )
+    return Job(name="training", steps=(step,), options={"trainer": {}})
+
+
+def trained_under(trainer: str, cluster: Cluster = SITE) -> Cluster:
+    images = {**cluster.images, "trainer": "/images/megatron.sif"}
+    return replace(cluster, runtime=Runtimes(trainer=trainer), images=images)  # type: ignore[arg-type]
+
+
 def under(server: str, sandbox: str, client: str = "none", cluster: Cluster = SITE) -> Cluster:
     return replace(cluster, runtime=Runtimes(server=server, sandbox=sandbox, client=client))  # type: ignore[arg-type]
 
@@ -97,6 +117,9 @@ SCRIPTS = {
             directives={"account": None, "mem": 0, "nice": 0, "mail_type": "FAIL"},
         ),
     ),
+    "slurm-training-pyxis": (training(32), trained_under("pyxis")),
+    "slurm-training-apptainer": (training(1), trained_under("apptainer")),
+    "local-training-docker": (training(1), trained_under("docker", HERE)),
     "local-bare": (job_with(gpus=0, kind="bundled"), HERE),
     "local-docker": (job_with(gpus=1), under("docker", "docker", cluster=HERE)),
     "local-apptainer": (job_with(gpus=1), under("apptainer", "apptainer", cluster=HERE)),
