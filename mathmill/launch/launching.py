@@ -289,7 +289,7 @@ def _start(
             ids.setdefault(origin, []).append(_submit(path, job, cluster, run))
         except UserError:
             _take_back(path, run)
-            if number:
+            if number and not job.after:
                 _cancel_newest(number, run)  # servers without clients would only wait
             elif was_cancelled:
                 cancelled.touch()

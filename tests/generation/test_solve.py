@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -203,9 +204,8 @@ def test_a_solution_that_crashes_the_sandbox_every_time_fails_and_those_beside_i
         sample_set = set_of([PROBLEM, poison], code_timeout_s=900.0)
         sandbox, grading = await AsyncSandbox.start(spares=0, libraries=""), GradingPool()
         killer = asyncio.create_task(kill_at_poison(sandbox._started.process.pid))
-        solver = Solver(
-            sample_set, lambda one: prompt_text(sample_set.prompt, one), "sha", Crashing(), sandbox, grading
-        )
+        text_of = partial(prompt_text, sample_set.prompt)
+        solver = Solver(sample_set, text_of, "sha", Crashing(), sandbox, grading)
         try:
             beside = (solver.solve(PROBLEM, number) for number in range(6))
             return await asyncio.gather(solver.solve(poison, 0), *beside, return_exceptions=True)
