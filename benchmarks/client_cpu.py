@@ -9,11 +9,17 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import aiohttp
 
 from mathmill.generation.client import CompletionClient
+from mathmill.generation.pool import PoolClient
+from mathmill.generation.times import Gauge
+from mathmill.run import Run
+from mathmill.serving.address import Address, write_address
 
 REQUESTS, IN_FLIGHT, ROUNDS = 2000, 64, 5
 PROMPT = "Solve the problem. " * 60
@@ -59,6 +65,23 @@ async def ours(url: str) -> None:
         await in_turn(ask)
 
 
+async def pooled(url: str) -> None:
+    """The client of a pool of this one server."""
+    with tempfile.TemporaryDirectory(prefix="mathmill-benchmark-") as folder:
+        run = Run(Path(folder))
+        write_address(run.servers / "1.json", Address(url=url, kind="openai", model="m", pool="m"))
+        client = PoolClient(
+            run, "m", at_server=Gauge(), most_in_flight=IN_FLIGHT, seeds_needed=False, say=lambda text: None
+        )
+        async with client:
+            await client.first_server()
+
+            async def ask() -> None:
+                assert (await client.complete(PROMPT, **OPTIONS)).text  # type: ignore[arg-type]
+
+            await in_turn(ask)
+
+
 async def in_turn(ask) -> None:  # type: ignore[no-untyped-def]
     async def loop() -> None:
         for _ in range(REQUESTS // IN_FLIGHT):
@@ -78,17 +101,18 @@ def main() -> None:
     try:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        cpu_ms(bare, url), cpu_ms(ours, url)  # warm
-        pairs = [(cpu_ms(bare, url), cpu_ms(ours, url)) for _ in range(ROUNDS)]
+        scenes = (bare, ours, pooled)
+        for scene in scenes:  # warm
+            cpu_ms(scene, url)
+        rounds = [tuple(cpu_ms(scene, url) for scene in scenes) for _ in range(ROUNDS)]
     finally:
         server.terminate()
         server.wait()
-    floor, client = (statistics.median(column) for column in zip(*pairs, strict=True))
+    floor, client, pool = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(f"bare aiohttp      {floor:.3f} ms CPU a request")
-    print(f"mathmill's client {client:.3f} ms CPU a request")
-    print(
-        f"ratio             {client / floor:.2f} (median of {ROUNDS} rounds of {REQUESTS} requests, {os.cpu_count()} cores)"
-    )
+    print(f"mathmill's client {client:.3f} ms CPU a request, ratio {client / floor:.2f}")
+    print(f"that of a pool    {pool:.3f} ms CPU a request, ratio {pool / floor:.2f}")
+    print(f"medians of {ROUNDS} rounds of {REQUESTS} requests, {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":
