@@ -221,7 +221,7 @@ if __name__ == "__main__":
 @pytest.mark.trial
 def test_exporting_and_averaging_two_gigabytes_takes_less_memory_than_twice_the_largest_shard(tmp_path: Path):
     config = {
-        "model_type": "llama", "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 26,
+        "model_type": "llama", "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 28,
         "num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 2048, "eos_token_id": 2,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
