@@ -26,7 +26,7 @@ TEXT = """the total number of apples that they have is found by adding both amou
 are in each of the boxes and then multiply by the price of one to get what has to be paid at the end of the week"""
 WORDS = TEXT.split()
 PANDAS = """
-import sys, time
+import hashlib, sys, time
 begun = time.process_time()
 import pandas as pd
 
@@ -44,25 +44,33 @@ def trim(text):
 
 loaded = time.process_time()
 rows = pd.concat([pd.read_json(path, lines=True, dtype=False) for path in sys.argv[2:]], ignore_index=True)
-num_rows = len(rows)
-rows = rows[rows["is_correct"] == True]
-rows = rows.drop_duplicates(["problem", "generation"])
-text = rows["generation"]
-rows = rows[text.str.count(r"\\\\boxed\\{") == 1]
+num_rows, reasons = len(rows), {}
+
+def keep(rows, reason, wanted):
+    reasons[reason] = int((~wanted).sum())
+    return rows[wanted]
+
+rows = keep(rows, "incorrect", rows["is_correct"] == True)
+rows = keep(rows, "multi_boxed", rows["generation"].str.count(r"\\\\boxed\\{") == 1)
 text = rows["generation"]
 tags = [text.str.count(tag) for tag in ("<llm-code>", "</llm-code>", "<llm-code-output>", "</llm-code-output>")]
-rows = rows[(tags[0] == tags[1]) & (tags[1] == tags[2]) & (tags[2] == tags[3])]
+rows = keep(rows, "broken_code", (tags[0] == tags[1]) & (tags[1] == tags[2]) & (tags[2] == tags[3]))
 rows = rows.assign(generation=rows["generation"].map(trim))
+keys = {text: hashlib.sha256(text.encode()).digest()[:8] + bytes(8) for text in rows["problem"].unique()}
+rows["digest"] = [hashlib.sha256(keys[problem] + text.encode()).hexdigest()[:32]
+                  for problem, text in zip(rows["problem"], rows["generation"])]
+rows = rows.sort_values("digest", kind="stable")
+rows = keep(rows, "duplicate", ~rows.duplicated("digest"))
 rows["code"] = rows["generation"].str.contains("<llm-code>", regex=False)
-rows = rows[rows["code"] | ~rows.groupby("problem")["code"].transform("any")]
-rows = rows.sample(frac=1, random_state=0)
-rows = rows.assign(rank=rows.groupby("problem").cumcount()).sort_values("rank", kind="stable").head(int(num_rows * 0.1))
-rows = rows.sample(frac=1, random_state=0)
+rows = keep(rows, "code_preference", rows["code"] | ~rows.groupby("problem")["code"].transform("any"))
+rows = rows.assign(rank=rows.groupby("problem").cumcount()).sort_values(["rank", "digest"])
+rows = keep(rows, "downsampled", pd.Series(range(len(rows)), index=rows.index) < int(num_rows * 0.1))
+rows = rows.sort_values("digest")
 names = {"problem": "question", "generation": "generated_solution"}
 columns = ["question", "generated_solution", "expected_answer", "predicted_answer", "error_message", "is_correct", "dataset",
            "generation_type", "problem_id"]
 kept = rows.rename(columns=names)[columns]
-kept.to_json(sys.argv[1] + "/train.jsonl", orient="records", lines=True)
+kept.to_json(sys.argv[1] + "/train.jsonl", orient="records", lines=True, force_ascii=False)
 kept.to_parquet(sys.argv[1] + "/train.parquet")
 asked = "Solve the problem. Use Python code where it helps, and put the final answer in \\\\boxed{}.\\n\\nProblem:\\n"
 sft = pd.DataFrame({"problem_id": kept["problem_id"], "input": asked + kept["question"] + "\\n\\nSolution:\\n",
@@ -177,6 +185,10 @@ def run_pandas(paths: list[Path], output: Path) -> tuple[float, float]:
     return int(rows) / float(cpu), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
 def same(one: Path, other: Path) -> bool:
     return all(
         hashlib.sha256((one / name).read_bytes()).digest() == hashlib.sha256((other / name).read_bytes()).digest()
@@ -187,7 +199,7 @@ def same(one: Path, other: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=PANDAS_ROWS)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 1, 3])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 3], help="1 must be among them")
     parser.add_argument("--folder", type=Path, help="where the rows are written (default: a temporary folder)")
     chosen = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="mathmill-bench-", dir=chosen.folder))
@@ -201,16 +213,26 @@ def main() -> None:
         for processes in chosen.processes:
             begun = time.monotonic()
             cpu, peak = run_ours(paths, folder / f"ours-{processes}", int(chosen.rows * 0.1), processes)
-            rates.append(chosen.rows / cpu)
+            if processes == 1:  # of others' CPU time the system tells this process nothing
+                rates.append(chosen.rows / cpu)
             wall = time.monotonic() - begun
-            print(
-                f"mathmill x {processes}  {chosen.rows:>12,} rows  {cpu:8.1f} s CPU  {wall:6.1f} s  peak {peak:,.0f} MiB"
-            )
+            charged = f"{cpu:8.1f} s CPU" if processes == 1 else ""
+            print(f"mathmill x {processes}  {chosen.rows:>12,} rows  {charged}  {wall:6.1f} s  peak {peak:,.0f} MiB")
         first, *others = (folder / f"ours-{processes}" for processes in chosen.processes)
         print(f"equal bytes with {chosen.processes} processes: {all(same(first, other) for other in others)}")
-        theirs, _ = run_pandas(paths[: max(1, PANDAS_ROWS // ROWS_A_FILE)], folder / "pandas")
-        print(f"rows per CPU-second: mathmill {min(rates):,.0f} to {max(rates):,.0f}, pandas {theirs:,.0f}")
-        print(f"ratio {min(rates) / theirs:.1f} to {max(rates) / theirs:.1f}")
+        some = folder / "some"
+        some.mkdir()
+        for path in paths[: PANDAS_ROWS // ROWS_A_FILE]:
+            (some / path.name).symlink_to(path)
+        few = sorted(some.iterdir())
+        theirs, _ = run_pandas(few, folder / "pandas")
+        run_ours(few, folder / "ours-some", int(min(chosen.rows, PANDAS_ROWS) * 0.1), 1)
+        print(
+            f"pandas selects the same rows in the same order: {rows_of(folder / 'pandas') == rows_of(folder / 'ours-some')}"
+        )
+        print(
+            f"rows per CPU-second: mathmill {rates[0]:,.0f}, pandas {theirs:,.0f}: {rates[0] / theirs:.1f} times as many"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -69,15 +69,16 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return len(self.examples)
 
 
-def load_prompt(name_or_path: str) -> Prompt:
+def load_prompt(name_or_path: str, more_fields: tuple[str, ...] = ()) -> Prompt:
     """The prompt of that name in the shipped prompts/, or of a file; `NAME@SET` is the same prompt with other examples.
 
-    Raises UserError for what a user can mend.
+    `more_fields`: marks that its text may have beside a problem's fields, filled by who asks. Raises UserError for what
+    a user can mend.
     """
     name_or_path, _, examples = name_or_path.partition("@")
     path = _prompt_path(name_or_path)
     file = _read_file(path)
-    _check_marks(path, file)
+    _check_marks(path, file, more_fields)
     if examples:
         if file.examples is None:
             raise UserError(f"prompt '{path.stem}' shows no examples: write it without @{examples}")
@@ -174,9 +175,9 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: no yaml: {' '.join(str(problem).split())}") from None
 
 
-def _check_marks(path: Path, file: PromptFile) -> None:
+def _check_marks(path: Path, file: PromptFile, more_fields: tuple[str, ...]) -> None:
     """Refuse a prompt whose marks cannot be filled, or that would not show what it names."""
-    known = (*_PROBLEM_FIELDS, "examples")
+    known = (*_PROBLEM_FIELDS, "examples", *more_fields)
     for key, text in (("user", file.user), ("system", file.system or "")):
         for field in _MARK.findall(text):
             if field not in known:

@@ -51,6 +51,11 @@ class Run:
         """Address files of the servers that live."""
         return self.folder / "servers"
 
+    @property
+    def times(self) -> Path:
+        """What each start of a server and of a worker did when."""
+        return self.folder / "times"
+
 
 def check_run_name(name: str) -> None:
     """UserError where a run's name cannot be a folder's, a job's and a word of a command everywhere."""

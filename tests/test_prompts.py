@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 
 from mathmill.chat_template import chat_text
 from mathmill.errors import UserError
+from mathmill.generation.outputs import render_output
+from mathmill.grading import GradingPool, grade
 from mathmill.grading.extract import extract_answer
 from mathmill.prompts import Prompt, load_examples, load_prompt, prompt_messages, prompt_text
 from mathmill.records import Problem
+from mathmill.sandbox import Sandbox
+from mathmill.selection.leaks import leaks_of, leaks_quickly
 
 REPOSITORY = Path(__file__).parent.parent
 SHIPPED = sorted(path.stem for path in (REPOSITORY / "prompts").glob("*.yaml"))
@@ -60,7 +64,7 @@ def test_the_prompt_of_the_bundled_model_is_exactly_the_one_it_was_trained_on():
     assert (prompt.stop, prompt.num_shots, prompt.code) == ([], 0, True)
 
 
-@pytest.mark.parametrize("name, code", [("code_base", True), ("text_base", False)])
+@pytest.mark.parametrize("name, code", [("code_base", True), ("text_base", False), ("code_base@math_geometry", True)])
 def test_few_shot_prompts_have_the_published_layout(name, code):
     prompt = load_prompt(name)
     parts = prompt_text(prompt, problem("TEXT")).split(SIX_NEWLINES)
@@ -78,7 +82,8 @@ def test_a_stored_prompt_is_the_same_without_its_file(name):
     stored = yaml.safe_load(yaml.safe_dump(msgspec.to_builtins(prompt)))
     again = msgspec.convert(stored, Prompt)
     assert again == prompt and again.sha == prompt.sha
-    assert prompt_text(again, problem()) == prompt_text(prompt, problem())
+    whole = problem(reference_solution="R", masked_reference_solution="M")
+    assert prompt_text(again, whole) == prompt_text(prompt, whole)
 
 
 BLOCK = re.compile(r"<llm-code>\n(.*?)\n</llm-code>\n<llm-code-output>\n(.*?)\n</llm-code-output>\n", re.DOTALL)
@@ -116,10 +121,64 @@ def test_the_shipped_examples_are_whole(name):
         blocks = BLOCK.findall(example["solution"])
         assert all(example["solution"].count(f"<{slash}llm-code{end}>") == len(blocks)
                    for slash in ("", "/") for end in ("", "-output"))  # fmt: skip
-        assert 1 <= len(blocks) <= 3 if "code" in name else not blocks
+        assert 1 <= len(blocks) <= 3 if "text" not in name else not blocks
         assert extract_answer(example["solution"]) == example["expected_answer"]
         assert example["solution"].count("\\boxed") == 1
         assert SIX_NEWLINES not in example["solution"] and example["problem"] == example["problem"].strip()
+
+
+MASKED = [name for name in SETS if "text" not in name]
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_solutions_in_the_shipped_examples_tell_no_answer_and_the_words_give_it(name):
+    pool = GradingPool(workers=1)
+    try:
+        for example in load_examples(REPOSITORY / f"prompts/examples/{name}.yaml"):
+            answer = example["expected_answer"]
+            assert extract_answer(example["reference_solution"]) == answer
+            found, slow = leaks_quickly(example["masked_solution"], answer, pool)
+            assert found is None and leaks_of([(slow, answer)], pool) == [None], (example["problem"], found)
+            assert SIX_NEWLINES not in example["masked_solution"] and "\\boxed" not in example["masked_solution"]
+    finally:
+        pool.close()
+
+
+def test_each_subject_of_math_has_one_example_of_each_level():
+    subjects = [name for name in SETS if name.startswith("math_")]
+    assert len(subjects) == 7
+    for name in subjects:
+        assert [each["level"] for each in load_examples(REPOSITORY / f"prompts/examples/{name}.yaml")] == list("12345")
+
+
+@pytest.mark.slow
+def test_the_solutions_in_the_shipped_examples_run_in_the_sandbox_and_are_graded_right():
+    examples = [each for name in MASKED for each in load_examples(REPOSITORY / f"prompts/examples/{name}.yaml")]
+    with Sandbox.start() as sandbox:
+        for example in examples:
+            with sandbox.session() as session:
+                for code, output in BLOCK.findall(example["solution"]):
+                    result = session.run(code, timeout=20, max_output=1000)
+                    assert (result.status, render_output(result, "omi1", 1000)) == ("ok", output), example["problem"]
+            assert grade(extract_answer(example["solution"]), example["expected_answer"]).is_correct
+
+
+def test_other_examples_are_named_behind_the_prompt():
+    one, other = load_prompt("code_base"), load_prompt("code_base@math_algebra")
+    assert (other.name, other.user, other.num_shots) == ("code_base@math_algebra", one.user, 5)
+    assert other.examples != one.examples and other.sha != one.sha
+    assert "did you mean 'math_algebra'?" in refusal(load_prompt, "code_base@math_algebre")
+    assert "shows no examples" in refusal(load_prompt, "code_sft@math_algebra")
+
+
+def test_a_masked_prompt_shows_the_masked_solution_and_no_other():
+    text = prompt_text(
+        load_prompt("masked_code_base"), problem("TEXT", masked_reference_solution="M", reference_solution="R")
+    )
+    assert text.endswith("Problem:\nTEXT\n\nMasked solution:\nM\n\nSolution:\n")
+    assert load_prompt("masked_code_base").generation_type == "masked_reference_solution"
+    text = prompt_text(load_prompt("mask_base"), problem("TEXT", reference_solution="R"))
+    assert text.endswith("Problem:\nTEXT\n\nSolution:\nR\n\nMasked solution:\n")
 
 
 def test_the_readme_names_every_key_and_every_prompt():
@@ -213,7 +272,7 @@ def test_a_file_that_is_no_prompt_is_refused(tmp_path):
 
 
 def test_an_unknown_prompt_is_refused_with_the_known_ones(tmp_path):
-    assert "did you mean 'code_base'? Known: code_base, code_sft, text_base" in refusal(load_prompt, "code_bose")
+    assert "did you mean 'code_base'? Known: code_base, code_sft, mask_base, " in refusal(load_prompt, "code_bose")
     assert "no prompt file" in refusal(load_prompt, str(tmp_path / "nowhere.yaml"))
 
 

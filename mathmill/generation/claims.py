@@ -128,7 +128,8 @@ class Claims:
 
     def give_back(self, folder: SetFolder, shard: Shard) -> None:
         """Let the next call take a shard of our own anew, with what is left of it then."""
-        self._given_back.add(_highest(folder)[shard.name][1])
+        if shard.name in (highest := _highest(folder)):
+            self._given_back.add(highest[shard.name][1])
 
     def others_may_be_gone(self, folder: SetFolder, shards: Iterable[Shard]) -> bool:
         """Whether a holder of one of these shards has not shown, since we watch it, that it lives: then waiting pays."""

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from mathmill.errors import UserError
+from mathmill.generation.times import Gauge
 
 RETRIED_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
 CONGESTED = {"status 429", "status 503"}
@@ -36,6 +37,13 @@ class ServerLostError(UserError):
     """The server is gone, or it is somebody else's: nobody gets answers any more."""
 
 
+class Source(msgspec.Struct, frozen=True):
+    """What is known of the server that generated a text."""
+
+    kind: str
+    seed_honoured: bool | None
+
+
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """A text that the server generated, stop string removed."""
 
@@ -44,6 +52,19 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: str | None
     """The stop string, where the server tells; None where the model ended by itself or the server does not tell."""
     num_tokens: int
+    source: Source | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One try that brought no text and is worth another one."""
+
+    name: str
+    begun: float
+    """time.monotonic() when it was sent."""
+
+
+Asked = dict[str, object]
+"""A request's fields, without the model's name."""
 
 
 class _Choice(msgspec.Struct):
@@ -70,8 +91,6 @@ class InFlight:
         self.now = 0
         self._steady = False
         self._last_cut = 0.0
-        self._busy_s = 0.0
-        self._busy_since = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @contextlib.asynccontextmanager
@@ -85,21 +104,12 @@ class InFlight:
             except asyncio.CancelledError:
                 self._wake()
                 raise
-        if self.now == 0:
-            self._busy_since = time.monotonic()
         self.now += 1
         try:
             yield
         finally:
             self.now -= 1
-            if self.now == 0:
-                self._busy_s += time.monotonic() - self._busy_since
             self._wake()
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which at least one request was under way."""
-        return self._busy_s + (time.monotonic() - self._busy_since if self.now else 0.0)
 
     def _wake(self) -> None:
         free = int(self.limit) - self.now
@@ -131,12 +141,16 @@ class CompletionClient:
         patience_s: float = 300.0,
         request_s: float = 1800.0,
         attempts: int = 8,
+        at_server: Gauge | None = None,
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.model = model
         self.in_flight = InFlight(most_in_flight)
         self.failures: Counter[str] = Counter()
         self.num_tokens = 0
+        self.at_server = at_server or Gauge()
+        self.source: Source | None = None
+        """Goes with every text, once it is known."""
         self._fields = fields
         self._patience_s = patience_s
         self._request_s = request_s
@@ -162,43 +176,50 @@ class CompletionClient:
         self, prompt: str, *, max_tokens: int, temperature: float, top_p: float, stop: list[str], seed: int
     ) -> Completion:
         """One text. Raises RequestRefusedError for this request's own fault, ServerLostError when nobody is answered."""
-        asked = {
-            "model": self.model,
-            "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "stop": stop,
-            "seed": seed,
-        }
-        body = msgspec.json.encode({name: value for name, value in asked.items() if name in self._fields})
+        asked = asked_for(prompt, max_tokens, temperature=temperature, top_p=top_p, stop=stop, seed=seed)
         num_alone = num_tries = 0
         failing_since = float("inf")
         while True:
-            async with self.in_flight.place():
-                begun = time.monotonic()
-                answer = await self._try(body)
+            answer = await self.attempt(asked)
             if isinstance(answer, Completion):
-                self._last_success = time.monotonic()
-                self.in_flight.went_well()
-                self.num_tokens += answer.num_tokens
                 return answer
-            self.failures[answer] += 1
-            pause_s = 1.0 if num_alone else min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10))
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
+            await asyncio.sleep(pause_s(num_tries, num_alone))
             num_tries += 1
-            failing_since = min(failing_since, begun)
-            if answer in CONGESTED:
-                num_alone = 0
-            elif self._last_success > begun or (
-                num_tries > 1 and not self.in_flight.now and await self._answers_others()
-            ):
-                # others are answered (asked, where none is under way that would tell): it may be this request's own fault
-                num_alone += 1
-                if num_alone == self._attempts:
-                    raise RequestRefusedError(f"{answer}, {num_alone} times while others were answered")
+            failing_since = min(failing_since, answer.begun)
+            num_alone = await self.count_alone(num_alone, answer, self._attempts, num_tries > 1)
             if time.monotonic() - max(self._last_success, failing_since) > self._patience_s:
-                await self._refuse_or_give_up(answer)
+                await self._refuse_or_give_up(answer.name)
+
+    async def attempt(self, asked: Asked) -> Completion | Failure:
+        """One try, in a place of its own; counted. Raises RequestRefusedError and ServerLostError as `complete` does."""
+        named = {"model": self.model, **asked}
+        body = msgspec.json.encode({name: value for name, value in named.items() if name in self._fields})
+        async with self.in_flight.place():
+            begun = time.monotonic()
+            with self.at_server:
+                answer = await self._try(body)
+        if isinstance(answer, Completion):
+            self._last_success = time.monotonic()
+            self.in_flight.went_well()
+            self.num_tokens += answer.num_tokens
+            return answer
+        self.failures[answer] += 1
+        return Failure(answer, begun)
+
+    async def count_alone(self, num_alone: int, failure: Failure, most: int, may_ask: bool) -> int:
+        """How often a request failed while others are answered here. Raises RequestRefusedError at `most`.
+
+        `may_ask`: send a small request where none is under way that would tell.
+        """
+        if failure.name in CONGESTED:
+            return 0
+        if self._last_success > failure.begun or (
+            may_ask and not self.in_flight.now and await self._answers_others()
+        ):  # it may be this request's own fault
+            num_alone += 1
+            if num_alone == most:
+                raise RequestRefusedError(f"{failure.name}, {num_alone} times while others were answered")
+        return num_alone
 
     async def _answers_others(self) -> bool:
         """Whether the server answers a small request just now."""
@@ -240,6 +261,7 @@ class CompletionClient:
             finish_reason=choice.finish_reason,
             stopped_by=choice.stop_reason if isinstance(choice.stop_reason, str) else None,
             num_tokens=answer.usage.completion_tokens,
+            source=self.source,
         )
 
     def _refusal(self, status: int, content: bytes) -> str:
@@ -260,6 +282,24 @@ class CompletionClient:
             "context" in lowered or "too long" in lowered or "max_num_tokens" in lowered
         )
         raise RequestRefusedError(f"status {status}: {said}", too_long)
+
+
+def asked_for(prompt: str, max_tokens: int, *, temperature: float, top_p: float, stop: list[str], seed: int) -> Asked:
+    """The fields of a request that every server is asked with."""
+    return {
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "stop": stop,
+        "seed": seed,
+    }
+
+
+def pause_s(num_tries: int, num_alone: int = 0) -> float:
+    """How long to wait before the next try; not long where others are answered."""
+    longest = 1.0 if num_alone else min(LONGEST_PAUSE_S, 0.1 * 2 ** min(num_tries, 10))
+    return longest * random.uniform(0.5, 1)
 
 
 class _Card(msgspec.Struct):

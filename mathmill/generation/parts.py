@@ -8,20 +8,36 @@ import msgspec
 
 from mathmill.files import publish_once
 from mathmill.generation.sets import SetFolder
-from mathmill.generation.shards import Key, SetAside, Shard, keys_of, names_in, published, shard_of
+from mathmill.generation.shards import (
+    Key,
+    SetAside,
+    Shard,
+    keys_of,
+    names_in,
+    published,
+    quarantined,
+    set_aside_by,
+    set_aside_file,
+    shard_of,
+)
 from mathmill.records import Problem, Solution
 
 Row = TypeVar("Row", Solution, SetAside)
 
 
-def whole_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Key, bytes]]:
-    """Key and bytes of every whole row; a torn last line and garbage are passed over, to be made again."""
+def whole_lines(path: Path) -> list[bytes]:
+    """All lines but a torn last one."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:  # published and removed by another worker meanwhile
-        return
+        return []
+    return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def whole_rows(path: Path, kind: type[Row]) -> Iterator[tuple[Key, bytes]]:
+    """Key and bytes of every whole row; a torn last line and garbage are passed over, to be made again."""
     decoder = msgspec.json.Decoder(kind)
-    for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+    for line in whole_lines(path):
         try:
             row = decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -73,7 +89,7 @@ def _clear_away(folder: SetFolder, shard: Shard, keys: list[Key]) -> None:
 
     What it holds is read from the shard itself, since of two claimants one may have made what the other set aside.
     """
-    settled = folder.quarantine / f"{shard.name}.jsonl"
+    settled = set_aside_file(folder, shard)
     parts = parts_of(folder.quarantine, shard)
     if parts and not settled.exists():
         made = {key for key, _ in whole_rows(folder.folder / f"{shard.name}.jsonl", Solution)}
@@ -99,3 +115,21 @@ def clear_away_what_is_published(folder: SetFolder, problems: list[Problem]) -> 
 
 def _is_settled(name: str) -> bool:
     return shard_of(name).name + ".jsonl" == name
+
+
+def reopen(folder: SetFolder) -> int:
+    """Ask again for every row that was set aside, once; returns how many they are.
+
+    Lists of shards that are not published go: their claimants make those rows again.
+    """
+    clear_away_what_is_published(folder, folder.load_problems())
+    done, num_rows = published(folder), 0
+    for name in names_in(folder.quarantine):
+        if name.startswith("p") and not _is_settled(name) and shard_of(name).name not in done:
+            num_rows += len(whole_lines(folder.quarantine / name))
+            (folder.quarantine / name).unlink(missing_ok=True)
+    for shard in quarantined(folder):
+        if shard.name in done:
+            num_rows += len(set_aside_by(folder, shard))
+            publish_once(folder.reopened / shard.again().name, b"")
+    return num_rows

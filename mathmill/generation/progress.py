@@ -6,7 +6,17 @@ from itertools import groupby
 from pathlib import Path
 
 from mathmill.generation.sets import SetFolder, set_folders
-from mathmill.generation.shards import Shard, all_shards, cut, names_in, published, quarantined, reopened, shard_of
+from mathmill.generation.shards import (
+    Shard,
+    all_shards,
+    cut,
+    names_in,
+    published,
+    quarantined,
+    reopened,
+    set_aside_file,
+    shard_of,
+)
 from mathmill.run import Run
 
 _LEADING = re.compile(rb'\{"problem_id":("(?:[^"\\]|\\.)*","sample_index":\d+)[,}]')
@@ -68,7 +78,7 @@ def shard_counts(folder: SetFolder, live: set[str]) -> ShardCounts:
 
 def num_set_aside(folder: SetFolder, shard: Shard) -> int:
     """Rows that a published shard left out."""
-    return _num_lines(folder.quarantine / f"{shard.name}.jsonl")
+    return _num_lines(set_aside_file(folder, shard))
 
 
 def _rows_in_parts(folder: SetFolder, done: set[str]) -> int:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mathmill.generation.client import CompletionClient
 from mathmill.generation.effort import Counts
+from mathmill.generation.pool import PoolClient
 from mathmill.generation.progress import progress
 from mathmill.generation.shards import Key, published_rows
 from mathmill.records import Solution
@@ -20,7 +21,7 @@ FIRST_LINE_S, LINE_S = 10.0, 60.0
 class Reporter:
     """Counts what this worker finishes and shows it; `with` it around the work."""
 
-    def __init__(self, run: Run, client: CompletionClient) -> None:
+    def __init__(self, run: Run, client: CompletionClient | PoolClient) -> None:
         self.run, self.client = run, client
         self.console = Console(stderr=True, soft_wrap=True)
         self.is_wide = self.console.width >= 110
@@ -88,7 +89,7 @@ class Reporter:
 
     def counts(self) -> Counts:
         """What a worker's effort is told by."""
-        return Counts(self.client.in_flight.busy_s, self.finished_rows, self.correct, self.client.num_tokens)
+        return Counts(self.client.at_server.busy_s(), self.finished_rows, self.correct, self.client.num_tokens)
 
     def rates(self, in_full: bool = True) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-9)

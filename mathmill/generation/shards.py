@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from mathmill.errors import UserError
-from mathmill.files import publish_once
 from mathmill.generation.sets import SampleSet, SetFolder, set_folders
 from mathmill.records import Problem
 from mathmill.run import Run
@@ -123,19 +122,31 @@ def left(folder: SetFolder, sample_set: SampleSet) -> list[Shard]:
 
 
 def keys_of(folder: SetFolder, shard: Shard, problems: list[Problem]) -> list[Key]:
-    """Every row that a shard must hold or set aside, in its order."""
+    """Every row that a shard must hold or set aside, in its order.
+
+    OSError where the list that a further attempt is made from is not to be seen: it must not be taken for empty.
+    """
     if not shard.attempt:
         return shard.keys(problems)
-    return [(row.problem_id, row.sample_index) for row in set_aside_by(folder, shard.before())]
+    return [(row.problem_id, row.sample_index) for row in _read_set_aside(set_aside_file(folder, shard.before()))]
+
+
+def set_aside_file(folder: SetFolder, shard: Shard) -> Path:
+    """What a published shard left out, with the reasons, if it left out anything."""
+    return folder.quarantine / f"{shard.name}.jsonl"
 
 
 def set_aside_by(folder: SetFolder, shard: Shard) -> list[SetAside]:
-    """What a published shard left out, with the reasons."""
-    path = folder.quarantine / f"{shard.name}.jsonl"
+    """The lines of that file; none where there is no such file."""
     try:
-        return [msgspec.json.decode(line, type=SetAside) for line in path.read_bytes().splitlines()]
+        return _read_set_aside(set_aside_file(folder, shard))
     except FileNotFoundError:
         return []
+
+
+def _read_set_aside(path: Path) -> list[SetAside]:
+    try:
+        return [msgspec.json.decode(line, type=SetAside) for line in path.read_bytes().splitlines()]
     except msgspec.DecodeError as problem:
         raise UserError(f"{path}: no file of rows that were set aside: {problem}") from None
 
@@ -146,20 +157,6 @@ def quarantined(folder: SetFolder) -> list[Shard]:
     names = (name.removesuffix(".jsonl") for name in names_in(folder.quarantine))
     shards = [shard_of(name) for name in names if _NAME.fullmatch(name)]
     return [shard for shard in shards if shard.again() not in again]
-
-
-def reopen(folder: SetFolder) -> int:
-    """Ask again for every row that was set aside, once; returns how many they are. No worker of the run may be at work."""
-    done, num_rows = published(folder), 0
-    for name in names_in(folder.quarantine):
-        if not _NAME.fullmatch(name.removesuffix(".jsonl")):  # of a shard that is not finished: its claimant's own list
-            num_rows += (folder.quarantine / name).read_bytes().count(b"\n")
-            (folder.quarantine / name).unlink()
-    for shard in quarantined(folder):
-        if shard.name in done:
-            num_rows += len(set_aside_by(folder, shard))
-            publish_once(folder.reopened / shard.again().name, b"")
-    return num_rows
 
 
 def published_rows(run: Run) -> int:

@@ -1,11 +1,15 @@
 """One sample: generate, run the code that the model wrote, show it the output, continue, and grade the answer."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from mathmill.generation.client import CompletionClient, RequestRefusedError
+from mathmill.generation.client import Completion, RequestRefusedError, Source
 from mathmill.generation.outputs import CODE_END, error_message, open_code, output_after, render_output
 from mathmill.generation.sets import SampleSet, seed_of
+from mathmill.generation.times import Times
 from mathmill.grading import GradingPool, extract_answer
 from mathmill.records import CodeBlock, ErrorMessage, FinishReason, Problem, Solution
 from mathmill.sandbox import AsyncSandbox, AsyncSession
@@ -20,13 +24,12 @@ class SampleFailedError(Exception):
     """This sample cannot be made, for its own reasons: it goes to quarantine with them."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What every row says of where it came from."""
+class Completing(Protocol):
+    """What a solver asks of a client."""
 
-    server_kind: str
-    seed_honoured: bool | None
-    code_sha: str
+    async def complete(
+        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float, stop: list[str], seed: int
+    ) -> Completion: ...
 
 
 def seed_of_round(seed: int, number: int) -> int:
@@ -47,10 +50,22 @@ class Draft:
     num_tokens: int = 0
     stopped_by: str | None = None
     """The stop string of the last round, where the server tells."""
+    sources: set[Source] = field(default_factory=set)
 
     def add(self, text: str) -> None:
         self.text += text
         self.show(text)
+
+    @property
+    def server_kind(self) -> str:
+        """The kind of the server of all its rounds; several, joined, where a pool had several."""
+        return "+".join(sorted({source.kind for source in self.sources}))
+
+    @property
+    def seed_honoured(self) -> bool | None:
+        """The weakest claim of the servers of its rounds."""
+        claims = {source.seed_honoured for source in self.sources}
+        return False if False in claims else True if claims == {True} else None
 
 
 @dataclass
@@ -59,17 +74,22 @@ class Solver:
 
     sample_set: SampleSet
     text_of: Callable[[Problem], str]
-    origin: Origin
-    client: CompletionClient
+    code_sha: str
+    client: Completing
     sandbox: AsyncSandbox | None
     """None where the prompt asks for no code."""
     grading: GradingPool
+    suspects: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One for all solvers of a sandbox: samples whose session was lost run one at a time from then on, since one of those
+    that were lost together may have been the cause."""
+    times: Times = field(default_factory=Times)
 
     async def solve(self, problem: Problem, sample_index: int, show: Show = lambda text: None) -> Solution:
         """The finished solution. Raises SampleFailedError, and what ends a whole worker (server or sandbox lost)."""
         draft, reason = await self._draft(problem, seed_of(self.sample_set, problem.problem_id, sample_index), show)
         answer = extract_answer(draft.text)
-        grade = await self.grading.grade(answer, problem.expected_answer)
+        with self.times.grading:
+            grade = await self.grading.grade(answer, problem.expected_answer)
         return Solution(
             problem_id=problem.problem_id,
             sample_index=sample_index,
@@ -88,11 +108,11 @@ class Solver:
             prompt=self.sample_set.prompt.name,
             prompt_sha=self.sample_set.prompt.sha,
             model=self.sample_set.model,
-            server_kind=self.origin.server_kind,
-            seed_honoured=self.origin.seed_honoured,
+            server_kind=draft.server_kind,
+            seed_honoured=draft.seed_honoured,
             dataset=problem.dataset,
             options_sha=self.sample_set.options_sha,
-            code_sha=self.origin.code_sha,
+            code_sha=self.code_sha,
         )
 
     async def _draft(self, problem: Problem, seed: int, show: Show) -> tuple[Draft, FinishReason]:
@@ -101,9 +121,9 @@ class Solver:
         if self.sandbox is None:
             draft = Draft(prompt, seed, show)
             return draft, await self._generate(draft)
-        for _ in range(SESSION_ATTEMPTS):
+        for attempt in range(SESSION_ATTEMPTS):
             draft = Draft(prompt, seed, show)
-            async with self.sandbox.session() as session:
+            async with self.suspects if attempt else contextlib.nullcontext(), self.sandbox.session() as session:
                 reason = await self._generate_and_run(draft, session)
             if reason is not None:
                 return draft, reason
@@ -125,7 +145,10 @@ class Solver:
             if len(draft.blocks) == sampling.max_code_executions:
                 draft.message = "max_code_executions"
                 return "max_code_executions"
-            block = await session.run(code, timeout=sampling.code_timeout_s, max_output=sampling.max_output_characters)
+            with self.times.code:
+                block = await session.run(
+                    code, timeout=sampling.code_timeout_s, max_output=sampling.max_output_characters
+                )
             if block.status == "lost":
                 return None
             draft.message = error_message(block, sampling.output_style)
@@ -143,14 +166,15 @@ class Solver:
             return "length"
         while True:
             try:
-                written = await self.client.complete(
-                    draft.prompt + draft.text,
-                    max_tokens=room,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    stop=self._stop,
-                    seed=seed_of_round(draft.seed, len(draft.blocks)),
-                )
+                with self.times.generation:
+                    written = await self.client.complete(
+                        draft.prompt + draft.text,
+                        max_tokens=room,
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        stop=self._stop,
+                        seed=seed_of_round(draft.seed, len(draft.blocks)),
+                    )
                 break
             except RequestRefusedError as refusal:
                 if not refusal.too_long:
@@ -160,6 +184,8 @@ class Solver:
                     if draft.text:
                         return "context"
                     raise SampleFailedError(f"its prompt is too long: {refusal}") from None
+        if written.source is not None:
+            draft.sources.add(written.source)
         draft.num_tokens += written.num_tokens
         draft.stopped_by = written.stopped_by
         draft.add(written.text)

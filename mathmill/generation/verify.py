@@ -9,7 +9,16 @@ import msgspec
 from mathmill.errors import UserError
 from mathmill.generation.parts import parts_of, whole_rows
 from mathmill.generation.sets import SampleSet, SetFolder, seed_of
-from mathmill.generation.shards import Key, SetAside, Shard, all_shards, keys_of, published, set_aside_by
+from mathmill.generation.shards import (
+    Key,
+    SetAside,
+    Shard,
+    all_shards,
+    keys_of,
+    published,
+    set_aside_by,
+    set_aside_file,
+)
 from mathmill.records import Problem, Solution
 
 SHOWN = 20
@@ -46,7 +55,8 @@ class Proof:
             head += f", {self.num_set_aside:,} in quarantine"
         if self.num_to_come:
             head += f", {self.num_to_come:,} still to come in {self.num_shards_to_come:,} shards"
-        head += f"; {self.num_wrong:,} things are wrong" if self.num_wrong else "; nothing is wrong"
+        wrong = "1 thing is" if self.num_wrong == 1 else f"{self.num_wrong:,} things are"
+        head += f"; {wrong} wrong" if self.num_wrong else "; nothing is wrong"
         more = [f"and {self.num_wrong - len(self.wrong):,} more"] if self.num_wrong > len(self.wrong) else []
         return [head, *(f"  {line}" for line in self.wrong + more)]
 
@@ -67,11 +77,16 @@ def verify_set(folder: SetFolder, codes: set[str], advance: Callable[[], None] =
     done, again = published(folder), {shard.before() for shard in asked if shard.attempt}
     check = RowCheck(sample_set, codes)
     for shard in asked:
+        try:
+            keys = keys_of(folder, shard, problems)
+        except (OSError, UserError) as problem:
+            proof.found(str(problem))
+            continue
         if shard.name in done:
-            _check_shard(proof, folder, shard, problems, check, is_last=shard not in again)
+            _check_shard(proof, folder, shard, problems, check, keys, is_last=shard not in again)
         else:
             proof.num_shards_to_come += 1
-            proof.num_to_come += len(keys_of(folder, shard, problems))
+            proof.num_to_come += len(keys)
         advance()
     for name in sorted(done - {shard.name for shard in asked}):
         proof.found(f"{folder.folder / name}.jsonl: nobody asked for this shard")
@@ -110,11 +125,17 @@ class RowCheck:
 
 
 def _check_shard(
-    proof: Proof, folder: SetFolder, shard: Shard, problems: list[Problem], check: RowCheck, *, is_last: bool
+    proof: Proof,
+    folder: SetFolder,
+    shard: Shard,
+    problems: list[Problem],
+    check: RowCheck,
+    keys: list[Key],
+    *,
+    is_last: bool,
 ) -> None:
     """`is_last`: what this attempt set aside is not asked for again."""
     path = folder.folder / f"{shard.name}.jsonl"
-    keys = keys_of(folder, shard, problems)
     expected, made = set(keys), set[Key]()
     problem_of = {problem.problem_id: problem for problem in problems[shard.first_problem : shard.last_problem + 1]}
     for number, row in _rows(proof, path):
@@ -135,7 +156,7 @@ def _check_quarantine(
     proof: Proof, folder: SetFolder, shard: Shard, expected: set[Key], made: set[Key], is_last: bool
 ) -> None:
     """What the shard lacks must be set aside, and nothing else."""
-    path = folder.quarantine / f"{shard.name}.jsonl"
+    path = set_aside_file(folder, shard)
     try:
         set_aside = [(row.problem_id, row.sample_index) for row in _all_set_aside(folder, shard)]
     except UserError as problem:

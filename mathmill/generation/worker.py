@@ -12,15 +12,17 @@ from mathmill.chat_template import text_maker
 from mathmill.errors import UserError
 from mathmill.files import write_whole
 from mathmill.generation.claims import Claims, Heartbeat, WorkerCard, this_worker
-from mathmill.generation.client import CompletionClient, seeds_are_honoured
+from mathmill.generation.client import CompletionClient, Source, seeds_are_honoured
 from mathmill.generation.effort import EffortNotes
 from mathmill.generation.journal import OpenShard
 from mathmill.generation.options import WorkerOptions
 from mathmill.generation.parts import clear_away_what_is_published, journaled, publish
+from mathmill.generation.pool import PoolClient, end_pool_when_done
 from mathmill.generation.reporter import Reporter
 from mathmill.generation.sets import SampleSet, SetFolder, sets_of
 from mathmill.generation.shards import Shard, keys_of, left, published
-from mathmill.generation.solve import Origin, SampleFailedError, Solver
+from mathmill.generation.solve import SampleFailedError, Solver
+from mathmill.generation.times import Gauge, Times
 from mathmill.grading import GradingPool
 from mathmill.paths import PACKAGE
 from mathmill.records import Problem
@@ -43,8 +45,9 @@ class Worker:
     card: WorkerCard
     solvers: list[tuple[SetFolder, Solver, list[Problem]]]
     claims: Claims
-    client: CompletionClient
+    client: CompletionClient | PoolClient
     reporter: Reporter
+    times: Times = field(default_factory=Times)
     draining: bool = False
     _has_settled: bool = False
     _open: dict[tuple[str, str], OpenShard] = field(default_factory=dict)
@@ -121,6 +124,7 @@ class Worker:
                     going.add(asyncio.create_task(self._settle(*queue.popleft())))
                 if not going:
                     return
+                self.times.go_on(opened is not None or bool(queue))
                 done, going = await asyncio.wait(going, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)
                 failures = [failure for task in done if (failure := task.exception()) is not None]
                 if failures:  # several fail together when a server or a sandbox goes; all are looked at, one is told
@@ -146,6 +150,7 @@ class Worker:
             self.reporter.set_aside(key, reason)
         else:
             opened.journal(solution)
+            self.times.num_rows += 1
             self.reporter.finished(solution)
         if not opened.left:
             await self.close(opened)
@@ -204,38 +209,76 @@ async def run_worker(run: Run, options: WorkerOptions) -> int:
     sets = [(folder, folder.load(), folder.load_problems()) for folder in sets_of(run, options.model)]
     for folder, _, problems in sets:
         clear_away_what_is_published(folder, problems)
-    address = find_server(run, options)
+    address = find_server(run, options) if options.pool is None else None
     card = this_worker()
+    times = Times()
     async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(
-            CompletionClient(
-                address.url,
-                address.model,
-                fields=KINDS[address.kind].fields,
-                token=address.token,
-                most_in_flight=options.max_in_flight,
-                patience_s=options.patience_s,
-            )
-        )
-        honoured = await seeds_are_honoured(client, needed=any(one.sampling.temperature > 0 for _, one, _ in sets))
+        heartbeat = Heartbeat(run, card)  # servers of a pool see that somebody comes
+        stack.callback(heartbeat.end)
+        needed = any(one.sampling.temperature > 0 for _, one, _ in sets)
+        client: CompletionClient | PoolClient
+        if address is None:
+            client = await stack.enter_async_context(pool_client(run, options, times.at_server, needed))
+        else:
+            client = await stack.enter_async_context(own_client(address, options, times.at_server))
+        times.write_to(run.times / f"{card.job}.{card.restart}.worker.jsonl", lambda: sums_of(client))
+        stack.callback(times.note)
+        noting = asyncio.create_task(times.keep_noting())
+        stack.callback(noting.cancel)
+        if isinstance(client, PoolClient):
+            await client.first_server()
+        elif address is not None:
+            client.source = Source(address.kind, await seeds_are_honoured(client, needed))
         sandbox = None
         if any(one.prompt.code for _, one, _ in sets):
             sandbox = await AsyncSandbox.connect(f"{os.environ['MATHMILL_NODE_DIR']}/sandbox/socket")
             stack.push_async_callback(sandbox.close)
         grading = GradingPool()
         stack.callback(grading.close)
-        heartbeat = Heartbeat(run, card)
-        stack.callback(heartbeat.end)
-        origin = Origin(server_kind=address.kind, seed_honoured=honoured, code_sha=code_sha(run))
-        solvers = []
+        solvers, suspects = [], asyncio.Lock()
         for folder, one, problems in sets:
             own_sandbox = sandbox if one.prompt.code else None
-            solver = Solver(one, text_maker(one.prompt, options.model_path), origin, client, own_sandbox, grading)
+            text_of = text_maker(one.prompt, options.model_path)
+            solver = Solver(one, text_of, code_sha(run), client, own_sandbox, grading, suspects, times)
             solvers.append((folder, solver, problems))
         reporter = stack.enter_context(Reporter(run, client))
         stack.enter_context(EffortNotes(run, card.name, card.job, card.restart, reporter.counts))
-        worker = Worker(run, card, solvers, Claims(run, card), client, reporter)
-        return await end_well(worker, options.drain_s)
+        worker = Worker(run, card, solvers, Claims(run, card), client, reporter, times)
+        code = await end_well(worker, options.drain_s)
+        if options.pool is not None:
+            await asyncio.to_thread(end_pool_when_done, run, options.pool, worker.is_done)
+        return code
+
+
+def own_client(address: Address, options: WorkerOptions, at_server: Gauge) -> CompletionClient:
+    """The client of the one server that is this worker's."""
+    return CompletionClient(
+        address.url,
+        address.model,
+        fields=KINDS[address.kind].fields,
+        token=address.token,
+        most_in_flight=options.max_in_flight,
+        patience_s=options.patience_s,
+        at_server=at_server,
+    )
+
+
+def pool_client(run: Run, options: WorkerOptions, at_server: Gauge, seeds_needed: bool) -> PoolClient:
+    """The client of all servers of the run that serve this worker's pool."""
+    return PoolClient(
+        run,
+        options.pool or "",
+        at_server=at_server,
+        most_in_flight=options.max_in_flight,
+        wait_s=60 * options.server_wait_minutes,
+        patience_s=options.patience_s,
+        seeds_needed=seeds_needed,
+    )
+
+
+def sums_of(client: CompletionClient | PoolClient) -> tuple[int, dict[str, float]]:
+    """Tokens so far, and of a pool the seconds with anything at each server."""
+    return client.num_tokens, client.busy_s() if isinstance(client, PoolClient) else {}
 
 
 async def end_well(worker: Worker, drain_s: float) -> int:

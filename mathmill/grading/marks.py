@@ -4,7 +4,7 @@ import math
 import re
 
 from mathmill.grading.policy import Policy
-from mathmill.grading.units import NO_UNIT, SHORT_UNITS, unit_name
+from mathmill.grading.units import NO_UNIT, SHORT_UNITS, powered, unit_name
 from mathmill.records import Grade
 
 _IN_BASE = re.compile(r"(?P<sign>-?)(?P<digits>[0-9A-F]+)_\s*(?:\{\s*(?P<braced>[0-9]{1,2})\s*\}|(?P<bare>[0-9]))")
@@ -14,23 +14,28 @@ _PLAIN_NUMERAL = re.compile(
 """Also with a mark or a unit behind it."""
 _MARKED = re.compile(
     r"(?P<body>.*(?:[0-9})\]]|\\pi))\s*"
-    r"(?:\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}|(?P<words>[A-Za-z][A-Za-z. /]*))(?:\^(?:\{[23]\}|[23]))?",
+    r"(?:\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}|(?P<words>[A-Za-z][A-Za-z. /]*))(?P<power>\^(?:\{[23]\}|[23]))?",
     re.DOTALL,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _CLOCK = re.compile(r"0?(?P<hour>[0-9]{1,2}):(?P<minute>[0-5][0-9])(?::[0-5][0-9])?")
 _RATIO = re.compile(r"[0-9]+\s*:\s*[0-9]+")
+_LONG_RATIO = re.compile(r"[0-9]{1,20}(?:\s*:\s*[0-9]{1,20}){2,20}")
+"""SymPy's reader would divide by each term in turn."""
 _SPACE = re.compile(r"\\[ ,;:!]|~|\s+")
 WHOLE_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
 _CAPITALS = re.compile(r"[A-Z]{3,}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]+")
 _ARTICLE = re.compile(r"(?:the|an?) ", re.IGNORECASE)
+_PLURAL = re.compile(r"(?<=[A-Za-rt-z]{3})s\b")
 _NO_LETTER = re.compile(r"[^A-Za-z]+")
 
 
 def by_marks(predicted: str, expected: str, policy: Policy) -> Grade | None:
     """A verdict where the marks tell; None where SymPy may be asked."""
     verdict = _by_base(predicted, expected)
+    if verdict is None:
+        verdict = _by_ratio(predicted, expected)
     if verdict is None:
         verdict = _by_words(predicted, expected, policy)
     if verdict is None:
@@ -46,8 +51,22 @@ def _by_words(predicted: str, expected: str, policy: Policy) -> bool | None:
     words = [found[1].strip() if found else text for found, text in zip(marked, (predicted, expected), strict=True)]
     if not any(marked) or not all(map(_WORDS.fullmatch, words)):
         return None
-    one, other = (_NO_LETTER.sub("", _ARTICLE.sub("", text)) for text in words)
+    one, other = (_NO_LETTER.sub("", _PLURAL.sub("", _ARTICLE.sub("", text))) for text in words)
     return one.lower() == other.lower() if policy.ignore_case else one == other
+
+
+def _by_ratio(predicted: str, expected: str) -> bool | None:
+    """Ratios of three terms and more, reduced or not."""
+    found = [_LONG_RATIO.fullmatch(text) for text in (predicted, expected)]
+    if not any(found):
+        return None
+    return all(found) and _reduced(predicted) == _reduced(expected)
+
+
+def _reduced(ratio: str) -> list[int]:
+    terms = [int(term) for term in ratio.split(":")]
+    common = math.gcd(*terms) or 1
+    return [term // common for term in terms]
 
 
 def _by_base(predicted: str, expected: str) -> bool | None:
@@ -76,7 +95,7 @@ def split_unit(answer: str) -> tuple[str, str]:
     is_unit = found["latex"] is not None or all(len(word) > 2 or word in SHORT_UNITS for word in words)
     if not words or not is_unit or not NO_UNIT.isdisjoint(words):
         return answer, ""
-    return found["body"].strip(), unit
+    return found["body"].strip(), powered(unit, found["power"])
 
 
 def _by_unit_and_time(one: tuple[str, str], other: tuple[str, str], policy: Policy) -> bool | None:

@@ -1,18 +1,22 @@
 """Plain numbers as people, LaTeX and Python print them, read exactly and without SymPy."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mathmill.grading.policy import LEAST_ROUNDED_DIGITS, Policy
-from mathmill.grading.units import NO_UNIT, ONE_LETTER, split_multiplier, unit_name
+from mathmill.grading.units import NO_UNIT, ONE_LETTER, powered, split_multiplier, unit_name
 
 MAX_LENGTH = 400
 """Longer texts are no plain numbers (a bound on the cost of exact arithmetic)."""
 FLOAT_NOISE = Fraction(1, 10**9)
 
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,|\\!,|,\\!)[0-9]{3})+|[0-9]+)"
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,|\{\\,\}|\\;|\\!,|,\\!)[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<whole>{_DIGITS})?(?:\.(?P<part>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]{{1,3}}))?")
+_REPEATING = re.compile(
+    r"(?P<whole>[0-9]*)\.(?P<once>[0-9]*)\\(?:overline|bar)\s*(?:\{(?P<again>[0-9]+)\}|(?P<one>[0-9]))"
+)
 _TIMES_TEN = re.compile(
     r"(?P<number>[0-9.]+)\s*(?:\\times|\\cdot|\u00d7|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[+-]?[0-9]{1,3})\s*\}|(?P<bare>-?[0-9]{1,3}))"
 )
@@ -26,7 +30,7 @@ _PERCENT = re.compile(r"(?P<rest>.+?)\s*(?:\\?%|percent|\\text\{\s*percent\s*\})
 _DEGREES = re.compile(r"(?P<rest>.*[0-9.}])\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)", re.DOTALL)
 _UNIT = re.compile(
     r"(?P<rest>.*[0-9.}])"
-    r"(?:(?:\\[ ,;:!]|~|\s)*\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}(?:\^(?:\{[23]\}|[23]))?"
+    r"(?:(?:\\[ ,;:!]|~|\s)*\\(?:text|mathrm|mbox)\s*\{(?P<latex>[^{}0-9]*)\}(?P<power>\^(?:\{[23]\}|[23]))?"
     rf"|\s+(?P<words>[A-Za-z]{{2,}}(?: [A-Za-z]{{2,}}){{0,3}}|[{ONE_LETTER}]))",
     re.DOTALL,
 )
@@ -65,7 +69,7 @@ def read_number(text: str) -> PlainNumber | None:
     if found := _DEGREES.fullmatch(text):
         unit, text = "degree", found["rest"]
     elif found := _UNIT.fullmatch(text):
-        unit = unit_name(found["latex"] or found["words"] or "")
+        unit = powered(unit_name(found["latex"] or found["words"] or ""), found["power"])
         times, unit = split_multiplier(unit)
         if not NO_UNIT.isdisjoint(unit.split()):
             return None
@@ -87,6 +91,10 @@ def _exact(text: str, mark: str, unit: str) -> PlainNumber | None:
             return None
         value = Fraction(over, under) + (_integer(parts["whole"]) if parts["whole"] else 0)
         return PlainNumber(sign * value, None, 0, mark, unit)
+    if found := _REPEATING.fullmatch(text):
+        once, again = found["once"], found["again"] or found["one"]
+        behind = (int(once or 0) + Fraction(int(again), 10 ** len(again) - 1)) / 10 ** len(once)
+        return PlainNumber(sign * (int(found["whole"] or 0) + behind), None, 0, mark, unit)
     if found := _TIMES_TEN.fullmatch(text):
         text = f"{found['number']}e{found['braced'] or found['bare']}"
     found = _DECIMAL.fullmatch(text)
@@ -121,13 +129,21 @@ def same_number(one: PlainNumber, other: PlainNumber, policy: Policy) -> bool:
 
 
 def _near(one: PlainNumber, other: PlainNumber, scale: Fraction, least_digits: int | None) -> bool:
-    mine = one.value * scale
-    if mine == other.value:
+    mine, its = one.value * scale, other.value
+    if mine == its:
         return True
-    if least_digits is None:
+    if least_digits is None or mine * its < 0:
         return False
-    tolerances = [Fraction(0)]
-    for number in (one, other):
-        if number.decimals is not None and number.decimals >= least_digits and number.digits >= least_digits:
-            tolerances += [Fraction(1, 10**number.decimals), FLOAT_NOISE * abs(other.value)]
-    return abs(mine - other.value) <= max(tolerances)
+    moved = 0 if scale == 1 else 2  # places that the point of a percentage moves
+    for number, value, whole, places in ((one, mine, its, moved), (other, its, mine, 0)):
+        if number.decimals is not None and min(number.decimals, number.digits) >= least_digits:
+            is_noise = abs(mine - its) <= FLOAT_NOISE * abs(its)
+            if is_noise or _rounds_to(abs(whole), abs(value), number.decimals + places):
+                return True
+    return False
+
+
+def _rounds_to(number: Fraction, rounded: Fraction, decimals: int) -> bool:
+    """Whether the number, cut or rounded to so many decimals, gives the other."""
+    in_last_place = number * 10**decimals
+    return rounded * 10**decimals in (math.floor(in_last_place), math.floor(in_last_place + Fraction(1, 2)))

@@ -1,6 +1,7 @@
 """Files of pairs of answers into files of verdicts: streamed, in order, resumed where a killed run ended."""
 
 import contextlib
+import fcntl
 import os
 import sys
 from collections import Counter
@@ -59,18 +60,38 @@ def grade_file(source: Path, output: Path, pool: GradingPool) -> Tally:
         raise UserError(f"no file {source}")
     if output.exists() and output.samefile(source):
         raise UserError(f"{output}: is also the file of pairs; name another --output")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.touch()
-    cut_torn_tail(output)
+    if output.suffix == ".gz":
+        raise UserError(f"{output}: verdicts are written as plain JSON lines; name another --output")
     lines = open_lines(source)
-    tally = _pass_over(lines, source, output, pool.policy)
-    with open(output, "ab") as stream, progress_bar(source) as advance:
+    with _opened(output) as stream, progress_bar(source) as advance:
+        cut_torn_tail(output)
+        tally = _pass_over(lines, source, output, pool.policy)
         advance(sum(tally.rules.values()))
         while chunk := list(islice(lines, ROWS_AT_ONCE)):
             _grade_chunk(chunk, source, stream, pool, tally)
             advance(len(chunk))
         os.fsync(stream.fileno())
     return tally
+
+
+@contextlib.contextmanager
+def _opened(output: Path) -> Iterator[IO[bytes]]:
+    """The file, open to append, for one process at a time where the file system has locks."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(output, "ab")  # noqa: SIM115  closed below; only its opening is looked at here
+    except OSError as problem:
+        raise UserError(f"{output} cannot be written: {problem.strerror}; name another --output") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{output} is being written by another process; wait for it, or name another --output"
+            ) from None
+        except OSError:  # no locks on this file system
+            pass
+        yield stream
 
 
 def _pass_over(lines: Iterator[tuple[int, bytes]], source: Path, output: Path, policy: str) -> Tally:
@@ -120,7 +141,7 @@ def _grade_chunk(
 def _row(path: Path, number: int, line: bytes) -> Row:
     try:
         return _rows.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise UserError(f"{path}:{number}: not a JSON object: {problem}; mend or remove this line") from None
 
 
@@ -129,7 +150,7 @@ def _answer(row: Row, name: str, path: Path, number: int) -> str | None:
         raise UserError(f"{path}:{number}: a row needs `expected` and `predicted`; this one has no `{name}`")
     try:
         answer: Any = _answers.decode(row[name])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UserError(f"{path}:{number}: `{name}` must be text, a number or null") from None
     return answer if answer is None or isinstance(answer, str) else bytes(row[name]).decode()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import multiprocessing
 import resource
 import signal
@@ -13,11 +14,14 @@ from typing import cast
 
 from pebble import ProcessPool
 
+from mathmill.errors import UserError
 from mathmill.grading.compare import grade_quickly, grade_slowly
 from mathmill.grading.policy import policy_named
 from mathmill.parent import die_with_parent, hide_environment
 from mathmill.records import Grade
 
+LEAST_MEMORY_MB, MOST_MEMORY_MB = 256, 1 << 20
+"""SymPy itself takes the least."""
 ANSWERS_A_WORKER = 2000
 """After so many a worker is replaced: SymPy's caches only grow."""
 KNOWN_VERDICTS = 200_000
@@ -31,6 +35,12 @@ class GradingPool:
     def __init__(self, workers: int = 2, timeout_s: float = 10.0, memory_mb: int = 1024, policy: str = "default"):
         """`timeout_s`: wall seconds one comparison may take; `memory_mb`: address space of one worker."""
         policy_named(policy)
+        if workers < 1:
+            raise UserError(f"--workers must be at least 1, not {workers}")
+        if not 0 < timeout_s < math.inf:
+            raise UserError(f"--timeout_s must be above 0 seconds, not {timeout_s}")
+        if not LEAST_MEMORY_MB <= memory_mb <= MOST_MEMORY_MB:
+            raise UserError(f"--memory_mb must be {LEAST_MEMORY_MB} to {MOST_MEMORY_MB}, not {memory_mb}")
         self.policy = policy
         self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
         self._pool: ProcessPool | None = None

@@ -12,6 +12,7 @@ from mathmill.grading.parts import Same, bracketed, items, same_items
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight
 from mathmill.grading.symbolic import equal
+from mathmill.grading.words import joined_otherwise, words_differ
 
 Rule = Callable[[str, str, Policy, Same], bool]
 DEPTH = 3
@@ -19,17 +20,18 @@ DEPTH = 3
 
 _NAME = r"(?:\\?[A-Za-z]+|\\(?:text|mathrm|angle)\s*\{?[A-Za-z ]+\}?|\|[A-Z]+\||\([a-z](?:,\s*[a-z])*\))"
 _HEAD = re.compile(
-    rf"(?P<name>{_NAME}'?(?:_\{{?[A-Za-z0-9]+\}}?)?(?:\^\{{-1\}})?(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?)\s*"
+    rf"(?!\\not(?![A-Za-z]))(?P<name>{_NAME}'?(?:_\{{?[A-Za-z0-9]+\}}?)?(?:\^\{{-1\}})?(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?)\s*"
     r"(?:=|\\approx|\\in(?![A-Za-z]))(?P<rest>[^=]+)"
 )
 _ANNOUNCED = re.compile(r"(?:=|\\approx|\\implies|\\text\s*\{[^{}]*(?:is|are|:|=)\s*\})\s*(?P<rest>.+)", re.DOTALL)
 _CHOICE = re.compile(r"\(?(?P<letter>[A-H])\)?")
 _CHOSEN = re.compile(
-    r"(?:\\text(?:bf|rm)?\s*\{)?(?:\((?P<bracketed>[A-Ha-h])\)|(?P<bare>[A-H])(?=[).:]))[).:]?\}?"
-    r"(?:\s*(?=[0-9$\\-]|[A-Za-z]{2})(?P<rest>.*))?",
+    r"(?:\\(?:text(?:bf|rm)?|mathrm|mathbf)\s*\{\s*)?"
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+\(?(?P<named>[A-H])\)?|\((?P<bracketed>[A-Ha-h])\)|(?P<bare>[A-H])(?=[).:]))[).:]?\s*\}?"
+    r"(?:(?:\s|~|\\[ ,;])*(?=[0-9$\\-]|[A-Za-z]{2})(?P<rest>.*))?",
     re.DOTALL,
 )
-_OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)")
+_OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)|\b[A-H]\)")
 _ASSIGNMENT = re.compile(r"([A-Za-z])\s*=\s*([^=]+)")
 
 
@@ -44,15 +46,27 @@ def look_again(predicted: str, expected: str, policy: str, depth: int = DEPTH) -
 
 
 def is_mistaken_yes(predicted: str, expected: str, policy: str) -> bool:
-    """Whether math-verify's yes is not to be believed: it reads bare lists as sets (`1,1,2` equals `1,2,2`) and forgets
-    which brackets stand around what is no interval (`(2,1)` equals `[2,1]`)."""
+    """Whether math-verify's yes is not to be believed.
+
+    It drops words (`2 \\text{ hours } 30 \\text{ minutes}` equals 2) and primes, reads bare lists as sets (`1,1,2` equals
+    `1,2,2`), tuples beside lists too (`(2,1)` equals `x=1, y=2`), and forgets which brackets stand around what is no
+    interval (`(2,1)` equals `[2,1]`).
+    """
+    same = partial(_same, policy=policy, depth=DEPTH - 1)
+    if words_differ(predicted, expected, same):
+        return True
     one, other = bracketed(predicted), bracketed(expected)
     if one and other:
         return one[0] != other[0]
     mine, theirs = items(predicted), items(expected)
+    my_order, their_order = _in_order(predicted), _in_order(expected)
+    if my_order or their_order:
+        mine, theirs = my_order or mine, their_order or theirs
+        if min(len(mine), len(theirs)) > 1:
+            return len(mine) != len(theirs) or not all(map(same, mine, theirs))
     if not 1 < len(mine) == len(theirs) or "{" in predicted[:2] + expected[:2]:
         return False
-    return not same_items(mine, theirs, policy_named(policy), partial(_same, policy=policy, depth=DEPTH - 1))
+    return not same_items(mine, theirs, policy_named(policy), same)
 
 
 def _same(predicted: str, expected: str, policy: str, depth: int) -> bool:
@@ -61,7 +75,15 @@ def _same(predicted: str, expected: str, policy: str, depth: int) -> bool:
     verdict = grade_quickly(predicted, expected, policy)
     if verdict is not None:
         return verdict.is_correct is True
-    return equal(predicted, expected) or look_again(predicted, expected, policy, depth) is not None
+    if equal(predicted, expected) and not is_mistaken_yes(predicted, expected, policy):
+        return True
+    return look_again(predicted, expected, policy, depth) is not None
+
+
+def _in_order(answer: str) -> list[str] | None:
+    """The parts of a tuple, or what several names are set to, in the order of the alphabet; else None."""
+    found = bracketed(answer) or _assigned(answer)
+    return found[1] if found and found[0] == "()" and len(found[1]) > 1 else None
 
 
 def _choice(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
@@ -69,13 +91,15 @@ def _choice(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     gold, chosen = _CHOICE.fullmatch(tight(expected)), _CHOSEN.fullmatch(predicted)
     if not gold or not chosen or _OTHER_CHOICE.search(chosen["rest"] or ""):
         return False
-    return (chosen["bracketed"] or chosen["bare"]).upper() == gold["letter"]
+    return (chosen["named"] or chosen["bracketed"] or chosen["bare"]).upper() == gold["letter"]
 
 
 def _head(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """`f(x)=`, `x=`, `x \\in` in front of one answer, or the same in front of both."""
     one, other = _HEAD.fullmatch(predicted), _HEAD.fullmatch(expected)
     if one and other and tight(one["name"]) != tight(other["name"]):
+        return False
+    if any("=" in answer for answer, head in ((predicted, one), (expected, other)) if not head):
         return False
     rests = one["rest"] if one else predicted, other["rest"] if other else expected
     return bool(one or other) and same(*rests)
@@ -125,7 +149,9 @@ def _plus_minus(predicted: str, expected: str, policy: Policy, same: Same) -> bo
 
 def _list(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """The items of a list that stands without brackets, or in the braces of a set, in any order."""
-    if read_number(expected) or read_number(predicted):
+    if read_number(expected) or read_number(predicted) or joined_otherwise(predicted, expected):
+        return False
+    if bool(_in_order(predicted)) != bool(_in_order(expected)):
         return False
     return same_items(items(predicted), items(expected), policy, same)
 
@@ -169,12 +195,12 @@ def _both_signs(item: str) -> list[str]:
 
 
 def _assigned(answer: str) -> tuple[str, list[str]] | None:
-    """`x=1, y=2`, its names in the order of the alphabet, as the point `(1, 2)`."""
+    """`x=1, y=2`, or `y=2, x=1`, as the point `(1, 2)`: its names in the order of the alphabet."""
     found = [_ASSIGNMENT.fullmatch(item.strip()) for item in items(answer)]
-    names = [one[1] for one in found if one]
-    if len(names) != len(found) or names != sorted(set(names)):
+    values = {one[1]: one[2] for one in found if one}
+    if len(values) != len(found):
         return None
-    return "()", [one[2] for one in found if one]
+    return "()", [values[name] for name in sorted(values)]
 
 
 def _spaceless(text: str) -> str:

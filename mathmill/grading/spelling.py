@@ -8,18 +8,35 @@ _COMMANDS = {
     r"\geqslant": r"\ge", r"\neq": r"\ne", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lvert": "|", r"\rvert": "|",
     r"\vert": "|", r"\degree": r"^\circ", r"\displaystyle": "", r"\limits": "", r"\quad": " ", r"\qquad": " ",
     r"\left": "", r"\right": "", r"\big": "", r"\Big": "", r"\bigl": "", r"\bigr": "", r"\Bigl": "", r"\Bigr": "",
-    r"\varnothing": r"\emptyset", r"\bigg": "", r"\Bigg": "",
+    r"\varnothing": r"\emptyset", r"\bigg": "", r"\Bigg": "", r"\bigcup": r"\cup", r"\bigcap": r"\cap",
+    r"\R": r"\mathbb{R}",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTERS = str.maketrans(
     {
         "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
         "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ", "±": r"\pm ",
-        "√": r"\sqrt ", "²": "^2", "³": "^3", "α": r"\alpha ", "β": r"\beta ", "θ": r"\theta ", "λ": r"\lambda ",
+        "√": r"\sqrt ", "α": r"\alpha ", "β": r"\beta ", "θ": r"\theta ", "λ": r"\lambda ",
         "φ": r"\phi ", "ω": r"\omega ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-        "’": "'",
+        "’": "'", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     }
 )  # fmt: skip
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_RAISED_NUMBER = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_ROOT_SIGN = re.compile(r"√\s*([0-9]+(?:\.[0-9]+)?|[A-Za-z])")
+_ARGUMENT = r"\s*(\{[^{}]*\}|[0-9A-Za-z]|\\(?:pi|theta|alpha|beta|lambda|phi|omega)(?![A-Za-z]))"
+_RETYPED = (
+    (re.compile(rf"\\frac(?=\s*(?:\\|[0-9A-Za-z]\s*\\|\{{[^{{}}]*\}}\s*\\)){_ARGUMENT}{_ARGUMENT}"), r"\\frac{\1}{\2}"),
+    (re.compile(rf"(\\sqrt|\^)\s*(\\frac){_ARGUMENT}{_ARGUMENT}"), r"\1{\2{\3}{\4}}"),
+    (re.compile(r"\\sqrt\s*(\[[^][]*\])\s*([0-9A-Za-z])"), r"\\sqrt\1{\2}"),
+    (re.compile(r"\\(?:text|mathrm)\s*\{\s*(\\?[$%]|\^\\circ)\s*\}"), r"\1"),
+    (re.compile(r"\{\s*(\^\s*\\circ)?\s*\}(?=\^|$)"), r"\1"),
+    (re.compile(r"(?<=[0-9])\^\s*(?:o(?![A-Za-z])|\{\s*o\s*\})"), r"^\\circ"),
+    (re.compile(r"\\(?:mathbf|Bbb)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))"), r"\\mathbb{R}"),
+    (re.compile(r"\{:\}"), ":"),
+    (re.compile(r"\s*\\\\$"), ""),
+)
+"""What TeX sets alike: the pattern, and how it is typed here."""
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(?P<inside>.*)\}", re.DOTALL)
 _SPACING = re.compile(r"(?<!\\)\\[ ,;:!>]|~")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -45,7 +62,11 @@ def trimmed(answer: str) -> str:
     if "\\" in answer:
         answer = _COMMAND.sub(lambda found: _COMMANDS.get(found[0], found[0]), answer)
     if not answer.isascii():
-        answer = answer.translate(_LETTERS)
+        answer = _RAISED_NUMBER.sub(lambda found: f"^{{{found[0].translate(_RAISED)}}}", answer)
+        answer = _ROOT_SIGN.sub(r"\\sqrt{\1}", answer).translate(_LETTERS)
+    if "\\" in answer or "^" in answer or "{:}" in answer:
+        for pattern, typed in _RETYPED:
+            answer = pattern.sub(typed, answer)
     return " ".join(answer.split())
 
 

@@ -28,9 +28,11 @@ from sympy import (
     Max,
     Min,
     Mod,
+    Mul,
     Piecewise,
     Product,
     Sum,
+    Symbol,
     UnevaluatedExpr,
     ceiling,
     floor,
@@ -158,6 +160,8 @@ def _equal(gold, target) -> bool:
             return verdict
         if isinstance(gold, Eq) and isinstance(target, Eq):
             return _same_equation(gold, target)
+        if any(isinstance(each, Eq) and not _is_named(each) for each in (gold, target)):
+            return False
         return verify(gold, target, timeout_seconds=None, raise_on_error=True)
     except (MemoryError, RecursionError):
         raise
@@ -178,6 +182,8 @@ def _by_value(gold, target) -> bool | None:
         relative = apart / max(abs(one), abs(other)) if apart else 0
         if relative > (FAR if is_rounded else NEAR) and not (is_rounded and apart < LEAST_ROUNDING and relative < 0.5):
             return False
+    if is_rounded and relative <= NEAR and not (gold.free_symbols or target.free_symbols):
+        return True
     if is_rounded or gold.has(*_STEPS) or target.has(*_STEPS):
         return None
     difference = (gold - target).doit()
@@ -197,6 +203,16 @@ def _same_equation(gold: Eq, target: Eq) -> bool:
     one, other = (together(each.doit()).as_numer_denom()[0] for each in (one, other))
     here, there = (_value(one / other, scale) for scale in POINTS)
     return here is not None and there is not None and bool(abs(here - there) <= NEAR * abs(here))
+
+
+def _is_named(equation: Eq) -> bool:
+    """Whether it names its right side: `x = 5`, `AB = 5`, `f(x) = 5`, `2 + 3 = 5`. math-verify takes any left side for that."""
+    left = equation.lhs
+    if not left.free_symbols:
+        return bool(left.equals(equation.rhs))
+    if isinstance(left, Mul):
+        return all(isinstance(name, Symbol) and name.name.isupper() for name in left.args)
+    return isinstance(left, (Symbol, AppliedUndef))
 
 
 def _has_value(expression) -> bool:

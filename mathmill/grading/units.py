@@ -7,17 +7,26 @@ _SPELLINGS = {
     "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
     "g": "gram", "kg": "kilogram kilo", "mg": "milligram", "l": "liter litre", "ml": "milliliter millilitre",
     "s": "second sec", "min": "minute", "h": "hour hr", "ft": "foot feet", "in": "inch inche", "yd": "yard",
-    "mi": "mile", "lb": "pound", "oz": "ounce", "am": "", "pm": "",
+    "degree": "deg", "mi": "mile", "lb": "pound", "oz": "ounce", "am": "", "pm": "",
 }  # fmt: skip
 _SHORT = {long: short for short, spellings in _SPELLINGS.items() for long in spellings.split()}
+_POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 SHORT_UNITS = frozenset(_SPELLINGS)
 ONE_LETTER = "mghsLl"
 """Letters that are a unit behind a number and a space."""
 
 
 def unit_name(words: str) -> str:
-    """One name for the spellings of a unit: `Centimeters` is `cm`, `p.m.` is `pm`, `apples` is `apple`."""
-    return " ".join(map(_one_word, words.replace("~", " ").replace(".", "").lower().split()))
+    """One name for the spellings of a unit: `square Centimeters` is `cm^2`, `p.m.` is `pm`, `apples` is `apple`."""
+    found = [*map(_one_word, words.replace("~", " ").replace(".", "").lower().split())]
+    if len(found) == 2 and found[0] in _POWERS:
+        return found[1] + _POWERS[found[0]]
+    return " ".join(found)
+
+
+def powered(unit: str, power: str | None) -> str:
+    """The unit with the exponent that stands behind its text: `cm` and `^{2}` are `cm^2`."""
+    return f"{unit}^{power.strip('^{}')}" if power and unit else unit
 
 
 def _one_word(word: str) -> str:

@@ -9,7 +9,10 @@ from mathmill.grading.compare import read
 from mathmill.grading.pool import GradingPool, grade_all
 
 MOST_QUESTIONS = 16
-"""About one problem's answers, those with most votes first; spellings that are left then vote for themselves."""
+"""About one problem's answers, those with most votes first; spellings that are left then vote for themselves.
+
+So an answer that is spelled in very many ways may lose to one that is spelled in one.
+"""
 Equal = Callable[[list[tuple[str, str]]], list[bool]]
 """Which of these pairs are the same answer; asked for many problems' pairs at once."""
 
@@ -46,8 +49,11 @@ def answer_classes(
 def majority(problems: Sequence[Sequence[str | None]], equal: Equal, k: int | None = None) -> list[str | None]:
     """majority@k: of every problem the answer with most votes among its first k samples (default: all).
 
-    Ties go to the answer that was seen first. None where no sample has an answer.
+    Ties go to the answer that was seen first. None where no sample has an answer. Equality as graded is not always
+    transitive (`5 cm` and `5 m` both equal `5`): then spellings with more votes are joined first.
     """
+    if k is not None and k < 1:
+        raise ValueError(f"majority@k needs a k of at least 1, not {k}")
     classes = answer_classes([answers[:k] for answers in problems], equal, winner_only=True)
     return [found[0].answer if found else None for found in classes]
 

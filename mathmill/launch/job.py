@@ -70,6 +70,10 @@ class Job:
     max_idle_starts: int | None = None
     """Starts of a task in a row that may finish nothing until it gives up; main says in RUN/progress/JOB which of its
     starts finished something. None: main does not say."""
+    after: tuple[str, ...] = ()
+    """Names of earlier jobs of the same launch, or ids of Slurm's, that have to end before it begins, well or not."""
+    cpus: int | None = None
+    """CPUs that it wants on each node, where it has no GPUs; None: a few."""
 
     def __post_init__(self) -> None:
         if sum(step.main for step in self.steps) != 1:

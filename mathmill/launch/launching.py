@@ -111,9 +111,10 @@ def launch(
     from mathmill.launch.snapshot import code_sha
 
     on_slurm = cluster.executor == "slurm"
-    parts = [part for job in jobs for part in split_job(job, largest_array(cluster) if on_slurm else job.tasks)]
-    parts = [replace(part, name=_free_name(part.name, run)) for part in parts]
-    scripts = [render(part, cluster, run, code_sha()) for part in parts]
+    pairs = [(job, part) for job in jobs for part in split_job(job, largest_array(cluster) if on_slurm else job.tasks)]
+    origins = [job.name for job, _ in pairs]
+    parts = [replace(part, name=_free_name(part.name, run)) for _, part in pairs]
+    scripts = [render(_waiting(part, {}), cluster, run, code_sha()) for part in parts]
     show(_head(parts, cluster, run, summary))
     _warn_of_unset(cluster)
     if on_slurm and not options.dry_run:
@@ -123,12 +124,21 @@ def launch(
             sys.stdout.write(script)
         return 0
     if options.test_only:
-        return _test_only(parts, scripts, cluster)
+        return _test_only(parts, [render(part, cluster, run, code_sha()) for part in parts], cluster)
     _refuse_while_live(run, options)
     if cluster.executor == "local":
         _refuse_missing_images(parts, cluster)
     _confirm(parts, cluster, options)
-    return _start(parts, scripts, cluster, run, prepare)
+    return _start(parts, origins, cluster, run, prepare)
+
+
+def _waiting(job: "Job", ids: dict[str, list[str]]) -> "Job":
+    """The job with the directives of what it waits for; `ids`: those of earlier jobs of this launch, by their names."""
+    if not job.after:
+        return job
+    on = [each for name in job.after for each in ([name] if name.isdigit() else ids.get(name, [f"ID-of-{name}"]))]
+    waits = {"dependency": f"afterany:{':'.join(on)}", "kill-on-invalid-dep": "yes"}
+    return replace(job, directives={**job.directives, **waits})
 
 
 def gpu_hours(jobs: "Sequence[Job]", cluster: "Cluster") -> float | None:
@@ -251,9 +261,11 @@ def _confirm(jobs: "Sequence[Job]", cluster: "Cluster", options: LaunchOptions) 
 
 
 def _start(
-    jobs: "Sequence[Job]", scripts: list[str], cluster: "Cluster", run: "Run", prepare: Callable[[], None]
+    jobs: "Sequence[Job]", origins: list[str], cluster: "Cluster", run: "Run", prepare: Callable[[], None]
 ) -> int:
-    from mathmill.launch.snapshot import snapshot
+    """Start the parts of jobs in their order; `origins`: the name of the job that each is a part of."""
+    from mathmill.launch.render import render
+    from mathmill.launch.snapshot import code_sha, snapshot
 
     if cluster.executor == "slurm":
         from mathmill.launch.submit import require_slurm
@@ -266,20 +278,32 @@ def _start(
     cancelled = run.folder / "cancelled"
     was_cancelled = cancelled.exists()
     cancelled.unlink(missing_ok=True)
-    for job, script in zip(jobs, scripts, strict=True):
-        path = _written(job, script, run)
+    ids: dict[str, list[str]] = {}
+    for number, (job, origin) in enumerate(zip(jobs, origins, strict=True)):
+        path = _written(job, render(_waiting(job, ids), cluster, run, code_sha()), run)
         if cluster.executor == "local":
             if code := _run_here(path, job, run):
                 return code
             continue
         try:
-            _submit(path, job, cluster, run)
+            ids.setdefault(origin, []).append(_submit(path, job, cluster, run))
         except UserError:
             _take_back(path, run)
-            if was_cancelled:
+            if number and not job.after:
+                _cancel_newest(number, run)  # servers without clients would only wait
+            elif was_cancelled:
                 cancelled.touch()
             raise
+    if cluster.executor == "slurm":
+        show(_next(run, ""))
     return 0
+
+
+def _cancel_newest(number: int, run: "Run") -> None:
+    """End the jobs that this launch submitted before one was refused."""
+    from mathmill.launch.status import cancel_jobs, job_states
+
+    cancel_jobs(job_states(run)[-number:])
 
 
 def _take_back(path: Path, run: "Run") -> None:
@@ -313,14 +337,15 @@ def _run_here(path: Path, job: "Job", run: "Run") -> int:
     return code
 
 
-def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> None:
+def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> str:
+    """Submit one script; Slurm's id of the job, or of the array."""
     from mathmill.launch.submit import submit
 
     ids = submit(path, job, cluster, run)
     shown = f"{ids[0].split('_')[0]} ({count(len(ids), 'task')}: {ids[0]} to {ids[-1]})" if job.is_array else ids[0]
     log = run.logs / f"{job.name}.{ids[0]}.log"
-    look = [("job id", shown), ("log", f"tail -F {_near(log)}")]
-    show([("script", _near(path)), *look, *_next(run, "")])
+    show([("script", _near(path)), ("job id", shown), ("log", f"tail -F {_near(log)}")])
+    return ids[0].partition("_")[0]
 
 
 def _next(run: "Run", stop_first: str) -> list[tuple[str, str | list[str]]]:

@@ -135,6 +135,8 @@ def _share(job: Job, cluster: Cluster) -> tuple[int, int]:
 
 def _cpus(job: Job, cluster: Cluster, tasks_per_node: int) -> int | None:
     """CPUs of each task of a step: its part of the node's share that goes with the job's GPUs."""
+    if job.cpus is not None and not job.gpus:
+        return max(1, min(job.cpus, cluster.cpus or job.cpus) // tasks_per_node)
     if cluster.cpus is None:
         return None
     part, whole = _share(job, cluster)

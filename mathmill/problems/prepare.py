@@ -9,9 +9,11 @@ from msgspec.structs import replace
 
 from mathmill.errors import UserError
 from mathmill.files import write_whole
+from mathmill.problems.benchmark import Benchmark, load_benchmark
 from mathmill.problems.download import PUBLISHED, Published, fetch
 from mathmill.problems.gsm8k import read_gsm8k
 from mathmill.problems.hendrycks_math import read_math
+from mathmill.problems.published_rows import read_published_rows
 from mathmill.problems.source import SPLITS, correct, load_corrections
 from mathmill.records import Problem, lines_of
 
@@ -31,7 +33,14 @@ class Prepared:
 
 
 def prepare(name: str, source: Path, validation_size: int) -> Prepared:
-    """Read a benchmark's published form: test as it is, train as train, validation and train_full. Raises UserError."""
+    """Read a benchmark's published form: test as it is, train as train, validation and train_full. Raises UserError.
+
+    A benchmark without a reader of its own has one split, made by the templates of its yaml.
+    """
+    if name not in READERS:
+        benchmark = with_source(name)
+        rows = read_published_rows(benchmark, source)
+        return Prepared(splits={benchmark.split: rows}, corrected=[], num_right=0, num_corrections=0)
     published = READERS[name](source)
     for split, problems in published.items():
         if not problems:
@@ -47,6 +56,23 @@ def prepare(name: str, source: Path, validation_size: int) -> Prepared:
             ids += corrected
             num_right += num_right_here
     return Prepared(splits=splits, corrected=ids, num_right=num_right, num_corrections=len(corrections))
+
+
+def with_source(name: str) -> Benchmark:
+    """The benchmark of that name or file, which must say how it is prepared."""
+    _, benchmark = load_benchmark(name)
+    if benchmark.source is None:
+        raise UserError(f"{benchmark.title} needs no preparation: its problems are {benchmark.problems}")
+    return benchmark
+
+
+def published_files(name: str) -> tuple[Published, ...]:
+    """The published files of a benchmark."""
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    source = with_source(name).source
+    assert source is not None
+    return (Published(source.url, source.sha256),)
 
 
 def training_splits(problems: list[Problem], validation_size: int) -> dict[str, list[Problem]]:
@@ -68,19 +94,19 @@ def training_splits(problems: list[Problem], validation_size: int) -> dict[str, 
 def locate(name: str, source: str, folder: Path) -> Path:
     """The file or folder to read: `source` itself, or what was fetched from it or, for `download`, as published.
 
-    Fetched files are kept in `folder`. An address of a file (.jsonl, .gz, .tar, .tgz) is fetched; below any other the
-    benchmark's files are looked for by their published names.
+    Fetched files are kept in `folder`. An address of a file (.jsonl, .json, .txt, .gz, .tar, .tgz) is fetched; below any
+    other the benchmark's files are looked for by their published names.
     """
     remote = source.startswith(("http://", "https://"))
     if source != DOWNLOAD and not remote:
         return Path(source)
-    files = _below(source, PUBLISHED[name]) if remote else PUBLISHED[name]
+    files = _below(source, published_files(name)) if remote else published_files(name)
     paths = [fetch(file, folder) for file in files]
     return paths[0] if len(paths) == 1 else folder
 
 
 def _below(url: str, files: tuple[Published, ...]) -> tuple[Published, ...]:
-    if url.endswith((".jsonl", ".gz", ".tar", ".tgz")):
+    if url.endswith((".jsonl", ".json", ".txt", ".gz", ".tar", ".tgz")):
         return (Published(url),)
     return tuple(Published(f"{url.rstrip('/')}/{file.name}", file.sha256) for file in files)
 

@@ -22,12 +22,12 @@ def has_code(text: str) -> bool:
 
 def box_spans(text: str) -> list[tuple[int, int]]:
     r"""Start and end of every box that is not inside another one; a box that never closes reaches to the end of the text."""
-    if text.count("boxed") < 2 and "fbox" not in text:  # the usual cases, without a pattern
-        start = text.find("\\boxed{")
-        if start >= 0:
+    start = text.find("\\boxed{")
+    if start >= 0 and text.find("boxed", start + 7) < 0 and "fbox" not in text:  # the usual case, without a pattern
+        if text.find("boxed", 0, start) < 0:
             return [(start, _closing_brace(text, start + 7))]
-        if "boxed" not in text:
-            return []
+    elif "boxed" not in text and "fbox" not in text:
+        return []
     spans: list[tuple[int, int]] = []
     end = 0
     for box in _BOX.finditer(text):

@@ -34,6 +34,7 @@ DIGEST = 16
 INDEX = np.dtype([("problem", ">u8"), ("first", ">u8"), ("second", ">u8"), ("code", "u1")])
 """A spilled row as the second pass sees it: its problem, the two halves of its digest, and whether it has code."""
 _encode = msgspec.json.Encoder().encode
+_sha256 = hashlib.sha256
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,16 +166,17 @@ def problem_key(question: str) -> bytes:
 def training_row(row: SourceRow, question: str, text: str, piece: Piece) -> TrainingRow:
     """The row as a training set has it."""
     verdict = row.verdict()
+    expected, predicted, problem_id = row.expected_answer, row.predicted_answer, row.problem_id
     return TrainingRow(
         question=question,
         generated_solution=text,
-        expected_answer=answer_text(row.expected_answer),
-        predicted_answer=answer_text(row.predicted_answer),
-        error_message=published_message(row),
+        expected_answer=expected if isinstance(expected, str) else answer_text(expected),
+        predicted_answer=predicted if isinstance(predicted, str) else answer_text(predicted),
+        error_message="" if row.error_message == "" else published_message(row),
         is_correct=None if verdict is msgspec.UNSET else verdict,
         dataset=row.dataset or row.problem_source or piece.dataset,
         generation_type=row.generation_type or "without_reference_solution",
-        problem_id=id_of(row, question),
+        problem_id=problem_id if isinstance(problem_id, str) else id_of(row, question),
     )
 
 
@@ -201,7 +203,7 @@ class _Spill:
         self._dropped: list[bytes] = []
 
     def add(self, prefix: bytes, text: str, line: bytes, where: bytes) -> None:
-        digest = hashlib.sha256(prefix + text.encode()).digest()[:DIGEST]
+        digest = _sha256(prefix + text.encode()).digest()[:DIGEST]
         bucket = (digest[0] << 8 | digest[1]) >> self._shift
         self._digests[bucket].append(digest)
         self._lines[bucket].append(line + b"\t" + where if where else line)

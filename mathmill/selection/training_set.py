@@ -22,7 +22,7 @@ import numpy as np
 from mathmill.errors import UserError
 from mathmill.files import sync_folder, unique_name, write_whole
 from mathmill.parent import die_with_parent
-from mathmill.prompts import load_prompt
+from mathmill.prompts import Prompt, load_prompt
 from mathmill.selection.card import card
 from mathmill.selection.choose import Choice, Index, Limits, choose
 from mathmill.selection.formats import check_prompt
@@ -117,6 +117,11 @@ class Selection:
     """A training set: no problem gets more rows here than it has there."""
     licence: str = "other"
     processes: int = 1
+    prompt: Prompt | None = None
+    """That of `written.sft_prompt`, where its file may not be there."""
+
+    def sft_prompt(self) -> Prompt:
+        return self.prompt or load_prompt(self.written.sft_prompt)
 
     def identity(self, pieces: list[Piece]) -> dict[str, Any]:
         """All that decides about the set's bytes, as selection.json keeps it."""
@@ -126,6 +131,7 @@ class Selection:
             "filters": as_data(self.filters),
             "choice": as_data(self.choice),
             "written": as_data(self.written),
+            "sft_prompt_sha": self.sft_prompt().sha,
             "verdicts": self.verdicts,
             "match_coverage": str(self.match_coverage) if self.match_coverage else None,
             "licence": self.licence,
@@ -137,7 +143,7 @@ def make_training_set(selection: Selection, say: Callable[[str], None] = lambda 
 
     UserError where the inputs are not whole, a line is bad, or another set lies at the output.
     """
-    prompt = load_prompt(selection.written.sft_prompt)
+    prompt = selection.sft_prompt()
     check_prompt(prompt)
     pieces = find_pieces(selection.inputs, selection.verdicts, selection.allow_partial)
     identity = json.loads(json.dumps(selection.identity(pieces)))
@@ -337,7 +343,12 @@ def write_parquet(lines: Path, parquet: Path) -> None:
     kinds = {"is_correct": pa.bool_()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
     parsing = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-    with open(lines, "rb") as stream, pyarrow.parquet.ParquetWriter(parquet, schema) as writer:
+    with (
+        open(lines, "rb") as stream,
+        pyarrow.parquet.ParquetWriter(
+            parquet, schema, use_dictionary=[name for name in COLUMNS if name != "generated_solution"]
+        ) as writer,
+    ):
         while rows := list(islice(stream, ROWS_PER_GROUP)):
             content = b"".join(rows)
             reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(content) + 1)

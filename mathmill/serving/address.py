@@ -20,6 +20,8 @@ class Address:
     token: str | None = field(default=None, repr=False)
     """Bearer token for requests."""
     context_length: int | None = None
+    pool: str | None = None
+    """The model's name where all clients of the run may use it; None: it is its own job's."""
 
 
 def write_address(path: Path, address: Address) -> None:

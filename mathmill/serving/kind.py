@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mathmill.errors import UserError
-
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
@@ -72,9 +70,3 @@ class Kind:
     def takes_token(self) -> bool:
         """Can requests be made to need a token?"""
         return self.token_variable is not None or self.token_file_text is not None
-
-
-def one_node_only(launch: Launch, kind: str, instead: str) -> None:
-    """Refuse several nodes."""
-    if launch.nodes > 1:
-        raise UserError(f"server kind {kind} is started on one node only, not on {launch.nodes}; {instead}")

@@ -70,6 +70,7 @@ class Child:
     def _before_exec(self) -> None:
         os.setpgid(0, 0)
         die_with_parent(signal.SIGKILL)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to all processes of a step; it is for us alone
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.told_to_stop = True

@@ -6,22 +6,25 @@ the server, watches it and writes the address file; the others run their part of
 
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mathmill.errors import UserError
 from mathmill.files import write_whole
 from mathmill.options import ended_by, section
 from mathmill.parent import die_with_parent_if_told, hide_environment
-from mathmill.serving.address import Address, read_address, write_address
+from mathmill.serving.address import Address
 from mathmill.serving.kind import Kind, Launch
 from mathmill.serving.kinds import find_kind
 from mathmill.serving.process import Child
 from mathmill.serving.ready import Probe
+from mathmill.serving.shared import Duty, is_over
+from mathmill.serving.times import ServerTimes
 
 PORT_ATTEMPTS = 3
 TICK_S = 0.1
@@ -49,6 +52,14 @@ class ServerOptions:
     """The name under which other nodes reach this one (default: its host name)."""
     port: int | None = None
     """The port to try first (default: a free one)."""
+    pool: str | None = None
+    """The model's name, where all clients of the run share this server; its launch and theirs end apart."""
+    num_servers: int = 1
+    """Of a pool: how many servers this launch has."""
+    drain_s: float = 60.0
+    """Of a pool: how long what is in flight may take to finish before the job's time limit."""
+    idle_minutes: float = 60.0
+    """Of a pool: it ends when no worker of the run has lived for so long; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,8 @@ class Place:
     restart: str
     rank: int
     node_dir: Path
+    launch: str
+    """Name of the job's files in RUN/jobs."""
 
     @property
     def address(self) -> Path:
@@ -76,7 +89,7 @@ class Place:
         return self.node_dir / f"token-{self.job}.yaml"
 
 
-def find_place(environment: dict[str, str]) -> Place:
+def find_place(environment: dict[str, str], options_file: str) -> Place:
     """Read MATHMILL_RUN, MATHMILL_JOB, MATHMILL_RESTART and SLURM_PROCID."""
     try:
         run, job = environment["MATHMILL_RUN"], environment["MATHMILL_JOB"]
@@ -85,7 +98,7 @@ def find_place(environment: dict[str, str]) -> Place:
     servers = Path(run) / "servers"
     rank = int(environment.get("SLURM_PROCID", "0"))
     node_dir = Path(environment.get("MATHMILL_NODE_DIR", servers))
-    return Place(servers, job, environment.get("MATHMILL_RESTART", "0"), rank, node_dir)
+    return Place(servers, job, environment.get("MATHMILL_RESTART", "0"), rank, node_dir, Path(options_file).stem)
 
 
 def read_options(path: str) -> ServerOptions:
@@ -158,17 +171,32 @@ def start(kind: Kind, launch: Launch, options: ServerOptions, place: Place, chil
         token = None
     child.start(kind.command(replace(launch, served_name=name)), environment)
     url = f"http://{host_of(options)}:{launch.port}"
-    address = Address(url=url, kind=kind.name, model=name, token=token, context_length=options.context_length)
+    address = Address(
+        url=url, kind=kind.name, model=name, token=token, context_length=options.context_length, pool=options.pool
+    )
     return Server(address, Probe(launch.port, kind.health_path, name, token))
 
 
-def watch_start(child: Child, server: Server, deadline: float) -> int | None:
-    """Wait until the server is ready (None), or has ended or been given up (an exit code that is not 0)."""
+class NotNeeded(Exception):
+    """A shared server has to end although nothing is wrong with it; its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def watch_start(child: Child, server: Server, deadline: float, duty: Duty) -> int | None:
+    """Wait until the server is ready (None). Raises NotNeeded with the exit code when it has to end before.
+
+    An exit code that is not 0 when the server has ended, or was given up.
+    """
     try:
         while not server.probe.ready.is_set():
             code = child.poll(TICK_S)
             if code is not None:
                 return code or 1
+            if (end := duty.ends_with()) is not None:
+                raise NotNeeded(end)
             if time.monotonic() > deadline:
                 print("the server was not ready in time (start_minutes)", file=sys.stderr, flush=True)
                 return 1
@@ -177,21 +205,41 @@ def watch_start(child: Child, server: Server, deadline: float) -> int | None:
         server.probe.stop()
 
 
-def stay(child: Child, server: Server, place: Place) -> int:
-    """Announce the server, wait for its end, take the announcement back; its exit code."""
+def stay(child: Child, server: Server, duty: Duty) -> int:
+    """Announce the server, wait for its end, take the announcement back; its exit code. Raises NotNeeded likewise."""
     address = replace(server.address, context_length=server.address.context_length or server.probe.context_length)
-    write_address(place.address, address)
+    duty.announce(address)
     try:
         print(f"server ready: {address.model} at {address.url}", flush=True)
         while (code := child.poll(TICK_S)) is None:
-            pass
+            if (end := duty.ends_with()) is not None:
+                raise NotNeeded(end)
         return code
     finally:
-        if place.address.exists() and read_address(place.address) == address:  # else a restart's, already
-            place.address.unlink(missing_ok=True)
+        duty.withdraw()
 
 
 def run_first(options: ServerOptions, place: Place, kind: Kind) -> int:
+    """Start the server and stay with it; its exit code. One of a pool that ends unasked says why, for all to see."""
+    duty = Duty(place.address, place.launch, options.pool, drain_s=options.drain_s, idle_minutes=options.idle_minutes)
+    times = ServerTimes(place.servers.parent, place.job, place.restart)
+    try:
+        with Child() as child:
+            code = serve(options, place, kind, child, duty, times)
+            if options.pool is None or child.told_to_stop:
+                return code
+        duty.say_gone(f"the server ended with exit code {code}{'' if times.is_ready else ' before it was ready'}")
+        return code or 1
+    except NotNeeded as end:
+        return end.code
+    except UserError as problem:
+        duty.say_gone(str(problem))
+        raise
+    finally:
+        times.note("ended")
+
+
+def serve(options: ServerOptions, place: Place, kind: Kind, child: Child, duty: Duty, times: ServerTimes) -> int:
     """Start the server and stay with it; its exit code. When its port was taken meanwhile, it gets another one."""
     launch = plan(options, place)
     place.address.unlink(missing_ok=True)
@@ -200,23 +248,23 @@ def run_first(options: ServerOptions, place: Place, kind: Kind) -> int:
         write_whole(place.rendezvous, str(launch.rendezvous))
     deadline = time.monotonic() + 60 * options.start_minutes
     port = options.port or free_port(launch.bind)
-    with Child() as child:
-        for _ in range(PORT_ATTEMPTS):
-            server = start(kind, replace(launch, port=port), options, place, child)
-            ended = watch_start(child, server, deadline)
-            if ended is None:
-                return stay(child, server, place)
-            # On several nodes the other tasks are already part of the attempt that failed.
-            child.end()
-            if child.told_to_stop or options.nodes > 1 or not is_taken(launch.bind, port):
-                break
-            print(f"somebody else listens on port {port}; trying another one", file=sys.stderr, flush=True)
-            port = free_port(launch.bind)
+    for _ in range(PORT_ATTEMPTS):
+        server = start(kind, replace(launch, port=port), options, place, child)
+        ended = watch_start(child, server, deadline, duty)
+        if ended is None:
+            times.note("ready")
+            return stay(child, server, duty)
+        # On several nodes the other tasks are already part of the attempt that failed.
+        child.end()
+        if child.told_to_stop or options.nodes > 1 or not is_taken(launch.bind, port):
+            break
+        print(f"somebody else listens on port {port}; trying another one", file=sys.stderr, flush=True)
+        port = free_port(launch.bind)
     return ended or 1
 
 
-def run_other(options: ServerOptions, place: Place, kind: Kind) -> NoReturn:
-    """Become this task's part of a server on several nodes."""
+def run_other(options: ServerOptions, place: Place, kind: Kind) -> int:
+    """This task's part of a server on several nodes: the process becomes it, unless it has to watch for the pool's end."""
     launch = replace(plan(options, place), port=free_port("0.0.0.0"))
     deadline = time.monotonic() + 60 * options.start_minutes
     while kind.needs_rendezvous and not place.rendezvous.exists():
@@ -225,8 +273,16 @@ def run_other(options: ServerOptions, place: Place, kind: Kind) -> NoReturn:
         time.sleep(TICK_S)
     if kind.needs_rendezvous:
         launch = replace(launch, rendezvous=place.rendezvous.read_text())
-    command = kind.command(launch)
-    os.execvpe(command[0], command, os.environ | options.env)
+    command, environment = kind.command(launch), os.environ | options.env
+    if options.pool is None:
+        os.execvpe(command[0], command, environment)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the first task alone drains, and its exit code ends the others
+    with Child() as child:
+        child.start(command, environment)
+        while (code := child.poll(TICK_S)) is None:
+            if is_over(place.address, place.launch):
+                return 0
+    return code
 
 
 def main() -> int:
@@ -236,9 +292,9 @@ def main() -> int:
     options = read_options(sys.argv[1])
     die_with_parent_if_told()
     hide_environment()
-    place, kind = find_place(dict(os.environ)), find_kind(options.kind)
+    place, kind = find_place(dict(os.environ), sys.argv[1]), find_kind(options.kind)
     if place.rank > 0:
-        run_other(options, place, kind)
+        return run_other(options, place, kind)
     try:
         return run_first(options, place, kind)
     finally:

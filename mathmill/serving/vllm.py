@@ -1,4 +1,4 @@
-"""vLLM: `vllm serve` on one node.
+"""vLLM: `vllm serve`, on several nodes one task each.
 
 Everything was read in the wheel of release 0.33.0 (not run: it needs a GPU). Sources, below vllm/:
   [engine]   engine/arg_utils.py                       the model's and the parallel options
@@ -7,9 +7,12 @@ Everything was read in the wheel of release 0.33.0 (not run: it needs a GPU). So
   [base]     entrypoints/serve/engine/protocol.py      OpenAIBaseModel: `extra="allow"`, unknown fields are logged
   [auth]     entrypoints/serve/middleware/             register.py reads VLLM_API_KEY, authenticate.py guards /v1
   [check]    entrypoints/serve/engine/serving.py       _check_model
+and, read in the repository vllm-project/vllm at 096bd6a:
+  [nodes]    docs/serving/parallelism_scaling.md       "Running vLLM with MultiProcessing"; needs no Ray
+  [port]     vllm/config/parallel.py at 00193b8       master_port, default 29501
 """
 
-from mathmill.serving.kind import Kind, Launch, one_node_only
+from mathmill.serving.kind import Kind, Launch
 
 FIELDS = frozenset({
     # [protocol]; fields of disaggregated or multimodal serving are left out
@@ -24,8 +27,7 @@ FIELDS = frozenset({
 
 
 def command(launch: Launch) -> list[str]:
-    """The server's command."""
-    one_node_only(launch, "vllm", "use trtllm or sglang for a model that needs several")
+    """The server's command, one for each node: tensor parallel in a node, pipeline parallel over nodes."""
     words = [
         "vllm", "serve", launch.model,                        # [frontend] model_tag
         "--host", launch.bind,                                # [frontend] default: none
@@ -35,6 +37,12 @@ def command(launch: Launch) -> list[str]:
     ]  # fmt: skip
     if launch.context_length is not None:
         words += ["--max-model-len", str(launch.context_length)]  # [engine]
+    if launch.nodes > 1:
+        host, _, port = str(launch.rendezvous).rpartition(":")
+        words += ["--pipeline-parallel-size", str(launch.nodes)]  # [nodes]
+        words += ["--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank)]  # [nodes]
+        words += ["--master-addr", host, "--master-port", port]  # [nodes], [port]: others may hold its default
+        words += ["--headless"] if launch.node_rank else []  # [nodes] the first alone answers requests
     return [*words, *launch.arguments]
 
 
@@ -50,5 +58,6 @@ KIND = Kind(
     takes_name=True,  # [engine] --served-model-name
     checks_model=True,  # [check] 404
     health_path="/health",  # entrypoints/serve/instrumentator/health.py
+    needs_rendezvous=True,
     token_variable="VLLM_API_KEY",  # [auth] when --api-key is not given; /health stays open
 )

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
 from mathmill.options import script
+from mathmill.problems.benchmark import load_benchmark
 from mathmill.problems.load import data_folder
 from mathmill.problems.prepare import DOWNLOAD, Prepared, locate, prepare, write
 
@@ -15,10 +15,11 @@ from mathmill.problems.prepare import DOWNLOAD, Prepared, locate, prepare, write
 class PrepareDataOptions:
     """Make typed problems of a benchmark's published form. The published addresses are not tried yet."""
 
-    name: Positional[Literal["gsm8k", "math"]] = "gsm8k"
-    """The benchmark."""
+    name: Positional[str] = "gsm8k"
+    """The benchmark: a name in problems/benchmarks/, or a path to a yaml file."""
     source: str = DOWNLOAD
-    """A file, folder or http(s) address: train.jsonl and test.jsonl, or for MATH its tree of N.json files or a tar."""
+    """A file, folder or http(s) address: train.jsonl and test.jsonl, for MATH also its tree of N.json files or a tar; else
+    the published file of the split."""
     output: Path = field(default_factory=data_folder)
     """Folder for NAME/SPLIT.jsonl. Problems are looked for in $MATHMILL_DATA, or data under the current folder."""
     validation_size: int = 1000
@@ -27,7 +28,8 @@ class PrepareDataOptions:
 
 def run(options: PrepareDataOptions) -> None:
     """Write the splits and print what was written, and the next command."""
-    folder = options.output / options.name
+    _, benchmark = load_benchmark(options.name)
+    folder = options.output / benchmark.dataset
     prepared = prepare(options.name, locate(options.name, options.source, folder / "source"), options.validation_size)
     paths = write(prepared, folder)
     print(f"{'split':<12}{'problems':>8}  file")
@@ -36,8 +38,10 @@ def run(options: PrepareDataOptions) -> None:
     if prepared.num_corrections:
         print(corrections_line(options.name, prepared))
     elsewhere = "" if options.output.resolve() == data_folder().resolve() else f"MATHMILL_DATA={options.output} "
-    split = "test" if "test" in paths else "validation"
-    print(f"next: {elsewhere}python pipeline/run_generation.py --problems {options.name}:{split}")
+    split = benchmark.split if benchmark.split in paths else "validation"
+    print(f"next: {elsewhere}python pipeline/run_generation.py --problems {benchmark.dataset}:{split}")
+    if split == benchmark.split:
+        print(f"or:   {elsewhere}python pipeline/run_evaluation.py --benchmarks {options.name}")
 
 
 def corrections_line(name: str, prepared: Prepared) -> str:

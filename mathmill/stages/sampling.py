@@ -1,11 +1,12 @@
 """What every stage that samples solutions shares: its model and server, its sample sets, and one job over all of them."""
 
 import asyncio
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mathmill.errors import UserError
 from mathmill.files import publish_once
 from mathmill.generation.lengths import lengths_of
 from mathmill.generation.options import WorkerOptions
+from mathmill.generation.parts import reopen
 from mathmill.generation.progress import num_set_aside
 from mathmill.generation.sets import (
     SampleSet,
@@ -27,7 +29,7 @@ from mathmill.generation.sets import (
     sets_of,
     shard_shape,
 )
-from mathmill.generation.shards import cut, published, quarantined, reopen, reopened
+from mathmill.generation.shards import cut, published, quarantined, reopened
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
 from mathmill.launch.launching import LaunchOptions, launch
@@ -35,7 +37,7 @@ from mathmill.prompts import Prompt
 from mathmill.records import Problem, lines_of, short_sha
 from mathmill.run import Run, check_run_name
 from mathmill.serving.kinds import find_kind
-from mathmill.stages.steps import sandbox_step, server_section, server_step
+from mathmill.stages.steps import sandbox_step, server_job, server_section, server_step
 
 BUNDLED_MODEL = "words"
 MAX_IDLE_STARTS = 5
@@ -57,7 +59,15 @@ class SamplingOptions(LaunchOptions):
     server_token_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds its token, if it wants one."""
     max_in_flight: int = 256
-    """Requests a task keeps at its server, at most."""
+    """Requests a task keeps at its server, at most; with --server_jobs at each server."""
+    server_jobs: int = 0
+    """Servers as an array of their own that all tasks share, each with its weights loaded once; 0: every task has its own."""
+    client_jobs: int = 1
+    """With --server_jobs: how many tasks, without GPUs, share the work; 0 adds servers alone, to a run that has tasks."""
+    server_wait_minutes: float = 720.0
+    """With --server_jobs: how long a task, which holds no GPU, waits while no server is there, until it gives up."""
+    server_idle_minutes: float = 60.0
+    """With --server_jobs: how long a server waits for a task, until it ends; 0: until its time limit."""
     retry_quarantined: bool = False
     """Ask again for the rows that are in quarantine; what was made stays."""
 
@@ -156,11 +166,16 @@ def launch_sets(
     run: Run,
     options: SamplingOptions,
     summary: Sequence[tuple[str, str]],
+    also: Callable[[], None] = lambda: None,
 ) -> int:
-    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code."""
+    """Create the sets, or let them grow, and start one job that makes what is left of all of them; an exit code.
+
+    `also` writes what else the stage keeps in the run, after the last refusal.
+    """
 
     def prepare() -> None:
         create_run(run)
+        also()
         for one in planned:
             folder = create_set(run, one.sample_set, one.problems)
             folder.grow(one.num_samples)
@@ -170,9 +185,9 @@ def launch_sets(
     runs_code = any(one.sample_set.prompt.code for one in planned) or any(
         folder.load().prompt.code for folder in sets_of(run, model.name)
     )
-    job = generation_job(options, model, work_of_all(planned), cluster, runs_code)
+    jobs = generation_jobs(options, model, work_of_all(planned), cluster, runs_code)
     notes = [note for one in planned for note in one.notes]
-    return launch([job], cluster, run, options, [*summary, *notes], prepare=prepare)
+    return launch(jobs, cluster, run, options, [*summary, *notes], prepare=prepare)
 
 
 def work_of_all(planned: Sequence[PlannedSet]) -> Work:
@@ -207,8 +222,28 @@ def refuse_contradictory_server(options: SamplingOptions) -> None:
     if options.server_address is not None and options.server != "openai":
         raise UserError("--server_address names a server that is already there; add --server openai")
     refuse_below_one(options, "num_jobs", "max_in_flight")
+    refuse_contradictory_pool(options)
     if options.run is not None:
         check_run_name(options.run)
+
+
+def refuse_contradictory_pool(options: SamplingOptions) -> None:
+    """Options of shared servers that cannot be meant."""
+    if options.server_jobs < 0:
+        raise UserError(f"--server_jobs must be at least 0, not {options.server_jobs}")
+    if options.client_jobs < 0:
+        raise UserError(f"--client_jobs must be at least 0, not {options.client_jobs}")
+    for name in ("server_wait_minutes", "server_idle_minutes"):
+        if not 0 <= getattr(options, name) < math.inf:
+            raise UserError(f"--{name} must be at least 0, not {getattr(options, name)}")
+    if not options.server_jobs:
+        if options.client_jobs != 1:
+            raise UserError("--client_jobs shares servers; add --server_jobs N, or say --num_jobs")
+        return
+    if options.server_address is not None:
+        raise UserError("--server_jobs starts servers, and --server_address names one that is there; drop one of them")
+    if options.num_jobs > 1:
+        raise UserError("--num_jobs are tasks with servers of their own; with --server_jobs say --client_jobs")
 
 
 def refuse_below_one(options: object, *names: str) -> None:
@@ -256,10 +291,22 @@ def create_run(run: Run) -> None:
         publish_once(run.config, msgspec.yaml.encode({"name": run.name, "created": created, "version": __version__}))
 
 
+def generation_jobs(options: SamplingOptions, model: Model, work: Work, cluster: Cluster, runs_code: bool) -> list[Job]:
+    """The jobs that make the samples: shared servers first, where they are asked for, then the workers'."""
+    job = generation_job(options, model, work, cluster, runs_code)
+    if not options.server_jobs:
+        return [job]
+    if cluster.executor == "local":
+        raise UserError("--server_jobs needs a Slurm cluster; here give --num_jobs, and every task has its own server")
+    servers = server_job(model, options.server_jobs, cluster, idle_minutes=options.server_idle_minutes)
+    return [servers, job] if options.client_jobs else [servers]
+
+
 def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: Cluster, runs_code: bool) -> Job:
-    """The job that makes the samples: a server unless there is one, a sandbox if code is to be run, and the worker."""
+    """The job that makes the samples: a server unless it is elsewhere, a sandbox if code is to be run, and the worker."""
+    has_server = options.server_address is None and not options.server_jobs
     steps = [
-        *([server_step(model)] if options.server_address is None else []),
+        *([server_step(model)] if has_server else []),
         *([sandbox_step()] if runs_code else []),
         Step(name="generation", role="client", module="mathmill.generation", main=True, secrets=True),
     ]
@@ -269,6 +316,8 @@ def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: 
         server_address=options.server_address,
         server_model=model.name,
         server_token_env=options.server_token_env,
+        pool=model.name if options.server_jobs else None,
+        server_wait_minutes=options.server_wait_minutes,
         max_in_flight=options.max_in_flight,
         # a task that is still busy when its limit comes is not queued again, so the drain ends well before
         drain_s=0.7 * (cluster.stop_before_s or 600),
@@ -282,7 +331,7 @@ def generation_job(options: SamplingOptions, model: Model, work: Work, cluster: 
     return Job(
         name="generation",
         steps=tuple(steps),
-        tasks=work.num_tasks(options.num_jobs),
+        tasks=work.num_tasks(max(options.client_jobs, 1) if options.server_jobs else options.num_jobs),
         options={step.name: sections[step.name] for step in steps},
         max_idle_starts=MAX_IDLE_STARTS,
     )

@@ -170,8 +170,8 @@ async def show_solution(
     sample_set: SampleSet, problem: Problem, address: Address, model_path: str, sandbox_policy: str
 ) -> int:
     """Solve and print as it comes. 0: solved (correctly, where the answer is known), 1: not."""
-    from mathmill.generation.client import CompletionClient
-    from mathmill.generation.solve import Origin, SampleFailedError, Solver
+    from mathmill.generation.client import CompletionClient, Source
+    from mathmill.generation.solve import SampleFailedError, Solver
     from mathmill.grading import GradingPool
     from mathmill.sandbox import AsyncSandbox
 
@@ -179,13 +179,13 @@ async def show_solution(
     async with contextlib.AsyncExitStack() as stack:
         client = CompletionClient(address.url, address.model, fields=fields, token=address.token, patience_s=20)
         await stack.enter_async_context(client)
+        client.source = Source(address.kind, None)
         sandbox = await AsyncSandbox.start(sandbox_policy, spares=0) if sample_set.prompt.code else None
         if sandbox is not None:
             stack.push_async_callback(sandbox.close)
         grading = GradingPool()
         stack.callback(grading.close)
-        origin = Origin(server_kind=address.kind, seed_honoured=None, code_sha="")
-        solver = Solver(sample_set, text_maker(sample_set.prompt, model_path), origin, client, sandbox, grading)
+        solver = Solver(sample_set, text_maker(sample_set.prompt, model_path), "", client, sandbox, grading)
         print(f"{problem.problem}\n", flush=True)
         try:
             solution = await solver.solve(problem, 0, lambda text: print(text, end="", flush=True))

@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -78,6 +78,7 @@ def status_lines(run: "Run") -> tuple[list[str], bool]:
         *set_lines(sets, [] if is_whole else shards_of(run)),
         *([] if is_whole else rate_lines(run, sets)),
         *job_lines(jobs, run, is_whole),
+        *([] if is_whole else server_lines(run, jobs)),
         *([] if is_live else cost_lines(run, jobs)),
     ]
     return lines, is_live
@@ -133,6 +134,23 @@ def rate_lines(run: "Run", sets: "list[SetProgress]") -> list[str]:
     return [f"  {rate:,.1f} rows/s by {count(len(live), 'worker')}, about {_clock(num_left / rate)} left"]
 
 
+def server_lines(run: "Run", jobs: "list[JobState]") -> list[str]:
+    """Of shared servers: how many answer just now, and why others will not come back."""
+    import time
+
+    from mathmill.serving.shared import LEASE_S, announced, gone_servers
+
+    gone = gone_servers(run.servers)
+    there = announced(run.servers, now=time.time())  # who looks may not be allowed to write there
+    if not (gone or there):
+        return []
+    ready = sum(age < LEASE_S for _, age in there.values())
+    shown = {task.task_id for job in jobs for task in job.failed}  # their logs are shown
+    quiet = [f"    {job}: {one.reason}; its log: {one.log}" for job, one in gone.items() if job not in shown]
+    lost = f", {len(gone)} gone for good" if gone else ""
+    return [f"  shared servers: {ready} ready now{lost}", *quiet[:SHOWN_FAILURES]]
+
+
 def cost_lines(run: "Run", jobs: "list[JobState]") -> list[str]:
     """What a run that is over took: time on GPUs (or nodes) over all starts, how much of it idle, and what came of it.
 
@@ -152,17 +170,28 @@ def cost_lines(run: "Run", jobs: "list[JobState]") -> list[str]:
     if not hours:
         return [made]
     spent, unit = (gpu_hours, "GPU") if gpu_hours else (hours, "task")
-    line = f"  {spent:,.2f} {unit} hours over all starts, {max(0.0, 1 - busy_s / 3600 / hours):.0%} of it idle"
+    # what is busy at shared servers is no part of the workers' own hours
+    is_shared = any("pool" in job_options(run, job).get("server", {}) for job in jobs)
+    idle = "" if is_shared else f", {max(0.0, 1 - busy_s / 3600 / hours):.0%} of it idle"
+    line = f"  {spent:,.2f} {unit} hours over all starts{idle}"
     each = f"; {3600 * spent / correct:,.2f} {unit} seconds a correct solution" if correct else ""
-    return [f"{line};{made[1:]}{each}"]
+    more = f"; where it went: python pipeline/where_time_went.py {run.name}"
+    return [f"{line};{made[1:]}{each}{more}"]
+
+
+def job_options(run: "Run", job: "JobState") -> dict[str, Any]:
+    """The options of a job's steps."""
+    import json
+
+    path = (run.jobs / job.submission.script).with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _clock(seconds: float) -> str:
     """`0:42` minutes and seconds, `5:07:00` hours too, `3 days, 4:00:00`."""
     from datetime import timedelta
 
-    text = str(timedelta(seconds=round(seconds)))
-    return re.sub(r"^0:0?", "", text)
+    return re.sub(r"^0:0?", "", str(timedelta(seconds=round(seconds))))
 
 
 def job_lines(jobs: "list[JobState]", run: "Run", is_whole: bool = False) -> list[str]:

@@ -2,19 +2,20 @@
 
 from typing import Any
 
-from mathmill.launch.cluster import Model
-from mathmill.launch.job import Step
+from mathmill.launch.cluster import Cluster, Model
+from mathmill.launch.job import Job, Step
 from mathmill.serving.kinds import find_kind
 
 
-def server_step(model: Model) -> Step:
-    """The step that serves a model and announces it by an address file."""
+def server_step(model: Model, main: bool = False) -> Step:
+    """The step that serves a model and announces it by an address file; `main` in a job that is a server and nothing else."""
     kind = find_kind(model.server)
     return Step(
         name="server",
         role="server",
         kind=model.server,
         module="mathmill.serving.start",
+        main=main,
         gpus=model.gpus,
         nodes=model.nodes,
         tasks_per_node=kind.tasks_per_node(model.gpus, model.nodes),
@@ -39,6 +40,21 @@ def server_section(model: Model, here: bool) -> dict[str, Any]:
         "start_minutes": model.start_minutes,
         **({"host": "127.0.0.1"} if here else {}),
     }
+
+
+def server_job(
+    model: Model, num_servers: int, cluster: Cluster, *, idle_minutes: float = 60.0, name: str = "servers"
+) -> Job:
+    """An array of servers that all clients of the run share: its one step is the server."""
+    pool = {
+        "pool": model.name,
+        "num_servers": num_servers,
+        "idle_minutes": idle_minutes,
+        # what is in flight may finish, and is done again elsewhere where it does not
+        "drain_s": min(120.0, 0.5 * (cluster.stop_before_s or 240)),
+    }
+    section = server_section(model, here=cluster.executor == "local") | pool
+    return Job(name=name, steps=(server_step(model, main=True),), tasks=num_servers, options={"server": section})
 
 
 def sandbox_step() -> Step:

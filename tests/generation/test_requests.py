@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
+from mathmill.generation.parts import reopen
 from mathmill.generation.progress import set_progress
-from mathmill.generation.shards import left, reopen, set_aside_by, shard_of
+from mathmill.generation.shards import left, set_aside_by, shard_of
 from mathmill.generation.summary import solutions
 from mathmill.generation.verify import verify_set
 from tests.generation.test_worker import all_keys, keys_of, stage, wait_until

@@ -1,12 +1,18 @@
 """One sample against a scripted server, with the real sandbox and the real grader."""
 
 import asyncio
+import contextlib
+import os
+import signal
+from functools import partial
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from mathmill.generation.client import Completion, RequestRefusedError
 from mathmill.generation.sets import seed_of
-from mathmill.generation.solve import Origin, SampleFailedError, Solver
+from mathmill.generation.solve import SampleFailedError, Solver
 from mathmill.grading import GradingPool
 from mathmill.prompts import prompt_text
 from mathmill.records import Problem
@@ -44,7 +50,7 @@ def solve(*texts, problem=PROBLEM, **sampling):
             solver = Solver(
                 sample_set,
                 lambda one: prompt_text(sample_set.prompt, one),
-                Origin("openai", True, "sha"),
+                "sha",
                 script,
                 sandbox,
                 grading,
@@ -145,3 +151,69 @@ def test_seeds_differ_between_samples_problems_sets_and_runs_and_repeat():
     assert len(seeds) == 2 * 50 * 20
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert seed_of(one, "toy/test/3", 2) == seed_of(set_of(problems), "toy/test/3", 2)
+
+
+class Crashing:
+    """Stands for the client. Every solution has one block of code; the poison's is told by its size."""
+
+    async def complete(self, prompt, **options):
+        asked = prompt.rpartition("Problem:")[2]
+        if "</llm-code-output>" in asked:
+            text = "\\boxed{42}"
+        elif "poison" in asked:
+            text = "<llm-code>\nimport time; large = b'x' * 60_000_000; time.sleep(600)\n"
+        else:
+            text = "<llm-code>\nimport time; time.sleep(2)\n42\n"
+        return Completion(text=text, finish_reason="stop", stopped_by=None, num_tokens=5)
+
+
+async def kill_at_poison(supervisor: int) -> None:
+    """Kill what forks the sandbox's sessions as soon as one of them is as large as the poison's, again and again."""
+    while True:
+        await asyncio.sleep(0.2)
+        if any(kilobytes_of(pid) > 55_000 for pid in descendants(supervisor)):
+            for pid in children(supervisor):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        tasks = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        return [int(child) for task in tasks for child in task]
+    return []
+
+
+def descendants(pid: int) -> list[int]:
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def kilobytes_of(pid: int) -> int:
+    """Its own memory."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    return 0
+
+
+@pytest.mark.slow
+def test_a_solution_that_crashes_the_sandbox_every_time_fails_and_those_beside_it_do_not():
+    poison = msgspec.structs.replace(PROBLEM, problem_id="toy/test/1", problem="poison")
+
+    async def scene():
+        sample_set = set_of([PROBLEM, poison], code_timeout_s=900.0)
+        sandbox, grading = await AsyncSandbox.start(spares=0, libraries=""), GradingPool()
+        killer = asyncio.create_task(kill_at_poison(sandbox._started.process.pid))
+        text_of = partial(prompt_text, sample_set.prompt)
+        solver = Solver(sample_set, text_of, "sha", Crashing(), sandbox, grading)
+        try:
+            beside = (solver.solve(PROBLEM, number) for number in range(6))
+            return await asyncio.gather(solver.solve(poison, 0), *beside, return_exceptions=True)
+        finally:
+            killer.cancel()
+            await sandbox.close()
+            grading.close()
+
+    failed, *solved = asyncio.run(scene())
+    assert isinstance(failed, SampleFailedError) and "lost 3 times" in str(failed)
+    assert [getattr(one, "is_correct", one) for one in solved] == [True] * 6

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from mathmill.generation.parts import clear_away_what_is_published, publish
+from mathmill.generation.parts import clear_away_what_is_published, publish, reopen
 from mathmill.generation.progress import set_progress
 from mathmill.generation.sets import seed_of
-from mathmill.generation.shards import left, reopen
+from mathmill.generation.shards import keys_of, left, set_aside_file
 from mathmill.generation.verify import verify_set
 from mathmill.records import line_of, lines_of
 from tests.generation.making import problems_like, run_with, solution_of
@@ -27,8 +27,6 @@ def honest(folder, problem, sample_index):
 def settle(folder, problems, set_aside=()):
     """Publish every shard that is left, with these keys set aside."""
     by_id = {problem.problem_id: problem for problem in problems}
-    from mathmill.generation.shards import keys_of
-
     for shard in left(folder, folder.load()):
         keys = keys_of(folder, shard, problems)
         rows = [honest(folder, by_id[key[0]], key[1]) for key in keys if key not in set_aside]
@@ -131,6 +129,28 @@ def test_a_publisher_that_was_killed_before_it_cleared_away_loses_no_reason(made
     assert [path.name for path in folder.quarantine.iterdir()] == [f"{shard.name}.jsonl"]
     proof = verify_set(folder, CODES)
     assert (proof.num_wrong, proof.num_set_aside) == (0, 1)
+
+
+def test_asking_again_right_after_a_publisher_was_killed_loses_no_reason(made):
+    folder, problems = made
+    shard = left(folder, folder.load())[0]
+    rows = [honest(folder, problem, sample) for problem in problems[:4] for sample in (0, 1)]
+    (folder.folder / f"{shard.name}.jsonl").write_bytes(lines_of(rows[1:]))
+    line = b'{"problem_id":"toy/test/0","sample_index":0,"reason":"no"}\n'
+    (folder.quarantine / f"{shard.name}.0001.a.jsonl").write_bytes(line)
+    assert reopen(folder) == 1
+    assert keys_of(folder, shard.again(), problems) == [("toy/test/0", 0)]
+
+
+def test_a_further_attempt_whose_list_is_not_to_be_seen_is_never_taken_for_empty(made):
+    folder, problems = made
+    settle(folder, problems, set_aside={("toy/test/1", 0)})
+    assert reopen(folder) == 1
+    [again] = left(folder, folder.load())
+    set_aside_file(folder, again.before()).unlink()
+    with pytest.raises(FileNotFoundError):
+        publish(folder, again, problems)
+    assert "No such file" in "\n".join(verify_set(folder, CODES).lines())
 
 
 def change(row, **changes):

@@ -301,6 +301,18 @@ def test_a_launch_while_jobs_are_queued_submits_nothing_and_names_them(
         cancel_jobs(live_jobs(run))
 
 
+def test_of_two_jobs_that_need_each_other_none_stays_when_slurm_refuses_one(run: Run, slurm):
+    alone = replace(toy_job(directives={"hold": True}), steps=(replace(MAIN, module="mathmill.errors"),))
+    refused = replace(alone, name="clients", directives={"partition": "nowhere"})
+
+    with pytest.raises(UserError, match="invalid partition"):
+        launch([alone, refused], SLURM, run, LaunchOptions(), [])
+
+    assert [line.name for line in submissions(run)] == ["generation"]
+    assert wait_for(lambda: not live_jobs(run))
+    assert not (run.jobs / "clients.sbatch").exists()
+
+
 def test_no_state_is_invented_when_sacct_does_not_answer(
     run: Run, slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -33,11 +33,15 @@ def test_tensorrt_llms_launcher_is_given_no_word_that_its_shell_would_split():
     assert words("trtllm", arguments=("--chat_template", "two words")).endswith("two words")
 
 
-def test_vllm_runs_on_one_node_only():
+def test_vllm_runs_one_task_a_node_and_the_first_one_alone_serves():
     expected = "vllm serve /models/mixtral --host 0.0.0.0 --port 4321 --served-model-name mixtral-1f"
     assert words("vllm") == expected + " --tensor-parallel-size 8 --max-model-len 4096"
-    with pytest.raises(UserError, match="vllm is started on one node only, not on 2"):
-        words("vllm", nodes=2)
+    several = words("vllm", nodes=2, rendezvous="head:5000")
+    parallel = "--tensor-parallel-size 8 --max-model-len 4096 --pipeline-parallel-size 2 --nnodes 2"
+    assert several.endswith(f"{parallel} --node-rank 0 --master-addr head --master-port 5000")
+    other = words("vllm", nodes=2, node_rank=1, rendezvous="head:5000")
+    assert other.endswith("--node-rank 1 --master-addr head --master-port 5000 --headless")
+    assert (KINDS["vllm"].tasks_per_node(8, 2), KINDS["vllm"].mpi_flag(2)) == (1, None)
 
 
 def test_sglang_runs_one_task_a_node_and_tells_them_where_the_first_one_is():
@@ -51,8 +55,7 @@ def test_sglang_runs_one_task_a_node_and_tells_them_where_the_first_one_is():
 
 def test_what_needs_no_gpu_and_what_is_not_started():
     assert "-m mathmill.serving.bundled /models/mixtral --host 0.0.0.0 --port 4321" in words("bundled")
-    with pytest.raises(UserError, match="one node only"):
-        words("bundled", nodes=2)
+    assert words("bundled", nodes=2, node_rank=1).endswith("--stand_by")
     with pytest.raises(UserError, match="--server_address URL"):
         words("openai")
 

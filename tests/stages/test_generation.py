@@ -55,6 +55,9 @@ MISTAKES = {
     "no samples": (["--num_samples", "0"], "--num_samples must be at least 1"),
     "a temperature that is no number": (["--temperature", "nan"], "--temperature must be 0 or more"),
     "a run's name with a slash": (["--run", "a/b"], "--run 'a/b': letters, digits"),
+    "servers to share here": (["--server_jobs", "2"], "--server_jobs needs a Slurm cluster"),
+    "tasks of both kinds": (["--server_jobs", "2", "--num_jobs", "4"], "with --server_jobs say --client_jobs"),
+    "clients without servers": (["--client_jobs", "4"], "add --server_jobs N, or say --num_jobs"),
     "a wrong top_p": (["--top_p", "1.5"], "--top_p above 0 and at most 1"),
 }
 
@@ -148,3 +151,42 @@ def test_no_slurm_here_is_said_in_one_line(workdir):
     assert done.returncode == 2
     assert "--dry_run" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_shared_servers_are_an_array_of_their_own_and_their_clients_take_no_gpu(workdir, capsys):
+    flags = ["--cluster", "selene", "--model", "mixtral-8x7b", "--server_jobs", "16", "--client_jobs", "2", "--dry_run"]
+    code, script, _ = say(capsys, *flags)
+    assert code == 0
+    servers, clients = (f"#!/bin/bash{text}" for text in script.split("#!/bin/bash")[1:])
+    assert "#SBATCH --array=0-15" in servers and "--gpus-per-node=8" in servers and "mathmill.serving.start" in servers
+    assert "#SBATCH --array=0-1" in clients and "mathmill.generation" in clients and "mathmill.serving" not in clients
+    assert "#SBATCH --gpus-per-node" not in clients
+    for text in (servers, clients):
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    only = say(capsys, *flags[:-3], "--client_jobs", "0", "--dry_run")[1]
+    assert only.count("#!/bin/bash") == 1 and "mathmill.serving.start" in only
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("trtllm", "--nodes=2 --ntasks=16 --ntasks-per-node=8"),
+        ("vllm", "--nodes=2 --ntasks=2 --ntasks-per-node=1"),
+        ("sglang", "--nodes=2 --ntasks=2 --ntasks-per-node=1"),
+    ],
+)
+def test_shared_servers_of_two_nodes_are_asked_for_with_their_tasks(server, told, workdir, capsys):
+    site = {
+        "executor": "slurm",
+        "time_limit": "12:00:00",
+        "gpus_per_node": 8,
+        "models": {"large": {"path": "/models/large", "server": server, "context_length": 4096, "nodes": 2}},
+    }
+    write("cluster_configs/site.yaml", json.dumps(site))
+    flags = ["--cluster", "site", "--model", "large", "--server_jobs", "3", "--client_jobs", "0", "--dry_run"]
+    code, script, _ = say(capsys, *flags)
+    assert code == 0
+    assert "#SBATCH --nodes=2" in script and "#SBATCH --array=0-2" in script
+    assert told in script
+    assert ("--mpi=pmix" if server == "trtllm" else "--mpi=none") in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0

@@ -52,10 +52,10 @@ def words(path: str, count: int, first: int = 0) -> list[str]:
 
 @contextlib.contextmanager
 def replaying(problems: str, delay_s: float, log: Path | None = None) -> Iterator[str]:
-    """URL of a server that answers each of these problems with one block of code and an answer, after `delay_s`."""
+    """URL of a server that answers each of these problems in one round, after `delay_s`."""
     recorded, port = Path(f"{problems}.recorded"), Path(f"{problems}.port").resolve()
     rows = [json.loads(line) for line in Path(problems).read_text().splitlines()]
-    trace = "We add.\n```python\n20 + 22\n```\n```output\n42\n```\nThe answer is \\boxed{42}."
+    trace = "We add 20 and 22. The answer is \\boxed{42}."
     recorded.write_text("".join(json.dumps({"problem": row["problem"], "trace": trace}) + "\n" for row in rows))
     server = subprocess.Popen([sys.executable, REPLAY, recorded, port, str(delay_s), *([log] if log else [])])
     try:

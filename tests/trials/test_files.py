@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mathmill.generation.claims import Claims, Heartbeat, this_worker
-from mathmill.generation.parts import journaled, publish
+from mathmill.generation.parts import journaled, publish, whole_lines
 from mathmill.generation.shards import cut
 from mathmill.records import line_of, lines_of
 from tests.generation.making import problems_like, run_with, solution_of
@@ -75,8 +75,10 @@ def test_a_part_of_1000_rows_that_is_cut_at_any_byte_resumes(tmp_path):
         start = end - len(lines[number - 1])
         for cut_at in range(end - 1, start - 1, -1):  # within the line, and just before it
             os.truncate(part, cut_at)
-            assert journaled(folder, shard) == expected, cut_at
+            assert whole_lines(part) == lines[: number - 1], cut_at
             num_cuts += 1
+            if cut_at in (end - 1, (start + end) // 2, start):
+                assert journaled(folder, shard) == expected, cut_at
         if number % 50 == 1:  # and a follower makes what is lacking
             saved = part.read_bytes()
             follower = folder.parts / f"{shard.name}.0002.b.jsonl"

@@ -2,7 +2,7 @@
 
 import sys
 
-from mathmill.serving.kind import Kind, Launch, one_node_only
+from mathmill.serving.kind import Kind, Launch
 
 TOKEN_VARIABLE = "MATHMILL_SERVER_TOKEN"
 FIELDS = frozenset({
@@ -12,8 +12,9 @@ FIELDS = frozenset({
 
 
 def command(launch: Launch) -> list[str]:
-    """The server's command. It uses no GPU."""
-    one_node_only(launch, "bundled", "set nodes to 1")
+    """The server's command. It uses no GPU; of several nodes the first serves alone, and the others stand by."""
+    if launch.node_rank:
+        return [sys.executable, "-m", "mathmill.serving.bundled", launch.model, "--stand_by"]
     words = [sys.executable, "-m", "mathmill.serving.bundled", launch.model, "--host", launch.bind]
     words += ["--port", str(launch.port), "--served_name", launch.served_name]
     if launch.context_length is not None:

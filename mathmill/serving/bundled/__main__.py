@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import signal
+import sys
 from pathlib import Path
 
 from mathmill.options import ended_by
@@ -21,6 +23,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: a free one, printed (default)")
     parser.add_argument("--served_name", help="name that requests must give (default: the folder's name)")
     parser.add_argument("--context_length", type=int, help="tokens of prompt and text together (default: the model's)")
+    parser.add_argument("--stand_by", action="store_true", help="serve nothing: a further node of a server on several")
     parser.add_argument("--max_running", type=int, default=64, help="samples decoded at once (default %(default)s)")
     return parser.parse_args()
 
@@ -29,6 +32,10 @@ def main() -> int:
     """Load and serve; the exit code."""
     hide_environment()
     arguments = read_arguments()
+    if arguments.stand_by:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        while True:
+            signal.pause()
     # One BLAS thread is fastest for products this small, and leaves the other cores to the job's other steps. Read
     # by OpenBLAS when numpy is first imported, hence the imports below.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))

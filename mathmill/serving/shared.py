@@ -1,0 +1,208 @@
+"""Servers that clients of other jobs share: what they show, and what ends them. Standard library only.
+
+RUN/servers/JOB.json    the address of a server that is ready, touched every BEAT_S while it serves
+RUN/servers/JOB.gone    why this server will not come back by itself
+RUN/servers/NAME.ended  the servers of launch NAME (RUN/jobs/NAME.json) have nothing left to do
+"""
+
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+from mathmill.errors import UserError
+from mathmill.files import write_whole
+from mathmill.serving.address import Address, read_address, write_address
+
+BEAT_S = 5.0
+LEASE_S = 60.0
+"""A server whose file was not touched for so long is taken for dead: what is in flight there is sent elsewhere."""
+LOOK_S = 0.5
+WORKER_LEASE_S = 120.0
+WORK_LEFT = 75
+"""Exit code of a server that ends before its job's limit: its script queues the task again (EX_TEMPFAIL)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """Why a server ended, or never came, and will not come back by itself."""
+
+    pool: str
+    launch: str
+    """Name of its job's files in RUN/jobs."""
+    reason: str
+    log: str
+
+
+def clock_of(folder: Path) -> float:
+    """The file system's clock, by a file touched there just now: nodes' own clocks differ."""
+    touched = folder / f".now-{os.getpid()}-{secrets.token_hex(4)}"
+    touched.touch()
+    try:
+        os.utime(touched)
+        return touched.stat().st_mtime
+    finally:
+        touched.unlink(missing_ok=True)
+
+
+def announced(servers: Path, pool: str | None = None, now: float | None = None) -> dict[str, tuple[Address, float]]:
+    """Job -> address and seconds since its last beat, of every shared server that is announced; of all pools, or of one.
+
+    `now`: seconds since 1970 instead of the file system's own clock.
+    """
+    found = {}
+    now = clock_of(servers) if now is None else now
+    for path in servers.glob("*.json"):
+        try:
+            with path.open() as stream:  # opening asks an NFS server anew, so the time is no cached one
+                beat = os.fstat(stream.fileno()).st_mtime
+            address = read_address(path)
+        except (OSError, UserError):  # withdrawn meanwhile
+            continue
+        if address.pool is not None and pool in (None, address.pool):
+            found[path.stem] = (address, now - beat)
+    return found
+
+
+def gone_servers(servers: Path, pool: str | None = None) -> dict[str, Gone]:
+    """Job -> why it is gone for good; of all pools, or of one."""
+    found = {}
+    for path in sorted(servers.glob("*.gone")):
+        try:
+            gone = Gone(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            continue
+        if pool in (None, gone.pool):
+            found[path.stem] = gone
+    return found
+
+
+def launches_of(jobs: Path, pool: str) -> Iterator[tuple[str, int]]:
+    """Name and number of servers of every launch for this pool, whatever became of it, off RUN/jobs/NAME.json."""
+    for path in sorted(jobs.glob("*.json")):
+        try:
+            server = json.loads(path.read_text()).get("server")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(server, dict) and server.get("pool") == pool:
+            yield path.stem, int(server.get("num_servers", 1))
+
+
+def tell_to_end(servers: Path, launches: list[str]) -> None:
+    """Let every server of these launches end, those too that wait in a queue."""
+    for name in launches:
+        write_whole(servers / f"{name}.ended", "")
+
+
+def is_over(address: Path, launch: str) -> bool:
+    """Whether a server on several nodes ends: what its first task sees or has said."""
+    return _told_to_end(address.parent, launch) or address.with_suffix(".gone").exists()
+
+
+def _told_to_end(servers: Path, launch: str) -> bool:
+    return (servers / f"{launch}.ended").exists()
+
+
+class Duty:
+    """A server's file, and when it has to end.
+
+    Without a `pool` the file beats and nothing else: the server's job ends it. One of a pool ends when a worker says that
+    nothing is left (exit code 0), when USR2 says that its job's limit is near (75, after `drain_s` in which what is in
+    flight may finish), and when no worker of the run has lived for `idle_minutes`.
+    """
+
+    def __init__(
+        self, path: Path, launch: str, pool: str | None, *, drain_s: float = 60, idle_minutes: float = 60
+    ) -> None:
+        self.path = path
+        self.pool = pool
+        self._launch = launch
+        self._drain_s = drain_s
+        self._idle_s = 60 * idle_minutes
+        self._address: Address | None = None
+        self._drain_at: float | None = None
+        self._told = False
+        self._looked = self._beaten = self._seen = time.monotonic()
+        self._gone = path.with_suffix(".gone")
+        if pool is None:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # its job's main step drains; as main itself it just ends
+        else:
+            signal.signal(signal.SIGUSR2, self._on_usr2)
+            self._gone.unlink(missing_ok=True)
+
+    def _on_usr2(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+
+    def announce(self, address: Address) -> None:
+        self._address = address
+        write_address(self.path, address)
+
+    def withdraw(self) -> None:
+        """Take the announcement back, unless it is a later start's already."""
+        try:
+            if self._address is not None and read_address(self.path) == self._address:
+                self.path.unlink(missing_ok=True)
+        except UserError:
+            pass
+        self._address = None
+
+    def ends_with(self) -> int | None:
+        """The exit code with which it is time to end, None to go on. Called often; looks at files now and then."""
+        if self.pool is None or time.monotonic() - self._looked < LOOK_S:
+            self._beat()
+            return None
+        self._looked = time.monotonic()
+        if _told_to_end(self.path.parent, self._launch):
+            print("nothing is left to do: the server ends", flush=True)
+            return 0
+        if self._told:
+            return self._drained()
+        if self._idle_s and self._nobody_came():
+            self.say_gone(f"no worker of the run lived for {self._idle_s / 60:g} minutes (server_idle_minutes)")
+            return 0
+        self._beat()
+        return None
+
+    def _drained(self) -> int | None:
+        if self._drain_at is None:
+            print(f"the time limit is near: what is in flight may finish within {self._drain_s:.0f} s", flush=True)
+            self._drain_at = time.monotonic() + (self._drain_s if self._address else 0)
+            self.withdraw()
+        return WORK_LEFT if time.monotonic() >= self._drain_at else None
+
+    def _nobody_came(self) -> bool:
+        if time.monotonic() - self._seen < min(self._idle_s, WORKER_LEASE_S):
+            return False
+        try:
+            workers = self.path.parent.parent / "workers"
+            beats = [path.stat().st_mtime for path in workers.glob("[!.]*")]
+            if beats and clock_of(workers) - max(beats) < WORKER_LEASE_S:
+                self._seen = time.monotonic()
+        except OSError:  # a worker that ended meanwhile, or a file system that hiccups
+            self._seen = max(self._seen, time.monotonic() - self._idle_s + 1)
+        return time.monotonic() - self._seen > self._idle_s
+
+    def _beat(self) -> None:
+        if self._address is None or time.monotonic() - self._beaten < BEAT_S:
+            return
+        self._beaten = time.monotonic()
+        try:
+            os.utime(self.path)
+        except FileNotFoundError:
+            write_address(self.path, self._address)
+        except OSError:  # a file system that hiccups costs a place in the pool at worst
+            pass
+
+    def say_gone(self, reason: str) -> None:
+        """Note why this server of a pool does not come back, for workers that wait and for the user."""
+        print(reason, flush=True)
+        if self.pool is not None:
+            run = self.path.parent.parent
+            log = run / "logs" / f"{self._launch}.{self.path.stem}.log"
+            gone = Gone(pool=self.pool, launch=self._launch, reason=reason, log=str(log))
+            write_whole(self._gone, json.dumps(asdict(gone)) + "\n")
