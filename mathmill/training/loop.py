@@ -50,7 +50,7 @@ class Training:
 
 def run(options: TrainerOptions, local_rank: int) -> int:
     """Train from the newest checkpoint, or from the model's own weights. 0: finished; 75: time was up."""
-    stop = _Stop(options)
+    stop = _Stop()
     shape = read_shape(Path(options.model))
     place = join(options, local_rank)
     training, data_sha = _prepare(options, shape, place)
@@ -313,9 +313,9 @@ def _sums(losses: list[torch.Tensor], place: Place, *flags: float) -> list[float
 class _Stop:
     """When to stop: before the job's limit, by our own clock; or as soon as a step ends, when told to."""
 
-    def __init__(self, options: TrainerOptions):
+    def __init__(self) -> None:
         at = os.environ.get("MATHMILL_STOP_AT")
-        self._at = float(at) - options.stop_early_s if at else None
+        self._at = float(at) if at else None
         self._rank = int(os.environ.get("RANK", "0"))
         self._step_s = self._save_s = 0.0
         self._begun: float | None = None

@@ -69,9 +69,8 @@ class TrainerOptions:
     peak_tflops: float | None = None
     """Of one GPU in this precision, for the utilisation."""
     wandb_project: str | None = None
-    stop_early_s: float = 0.0
-    """The trainer ends this long before the job would be asked to."""
     group_timeout_minutes: float = 60.0
+    """How long ranks wait for one another: also while one of them tokenises the rows."""
 
 
 def trainer_options(section: dict[str, Any]) -> TrainerOptions:
