@@ -16,7 +16,6 @@ from mathmill import __version__
 from mathmill.chat_template import text_maker
 from mathmill.errors import UserError
 from mathmill.files import publish_once
-from mathmill.generation.lengths import lengths_of
 from mathmill.generation.options import WorkerOptions
 from mathmill.generation.parts import reopen
 from mathmill.generation.progress import num_set_aside
@@ -148,6 +147,8 @@ def plan_set(
 
 def length_notes(texts: list[str], problems: list[Problem], prompt: Prompt, model: Model) -> list[tuple[str, str]]:
     """What is to be said of prompts that do not fit the model's context; UserError where none does."""
+    from mathmill.generation.lengths import lengths_of  # brings the client with it, which no --help needs
+
     lengths = lengths_of(texts, model.path, model.context_length)
     if lengths is None or not lengths.too_long:
         return []

@@ -48,6 +48,7 @@ def test_bootstrap_ends_are_the_quantiles_of_resampled_means():
 
 
 @given(st.integers(0, 12), st.integers(0, 12))
+@pytest.mark.slow
 def test_mcnemar_is_the_exact_two_sided_binomial(ahead: int, behind: int):
     total = ahead + behind
     chance = [math.comb(total, each) / 2**total for each in range(total + 1)]

@@ -134,6 +134,7 @@ def test_a_mixtral_job_asks_for_what_its_server_needs(workdir, capsys):
     assert "--gpus-per-node=8" in script or "--gres=gpu:8" in script
 
 
+@pytest.mark.slow
 def test_more_tasks_than_shards_are_not_asked_for(workdir, capsys):
     write("three.jsonl", "".join(json.dumps({"problem": f"{n}?", "expected_answer": "1"}) + "\n" for n in range(3)))
     _, script, _ = say(capsys, "--cluster", "selene", "--num_jobs", "128", "--problems", "three.jsonl", "--dry_run")
@@ -153,6 +154,7 @@ def test_no_slurm_here_is_said_in_one_line(workdir):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_shared_servers_are_an_array_of_their_own_and_their_clients_take_no_gpu(workdir, capsys):
     flags = ["--cluster", "selene", "--model", "mixtral-8x7b", "--server_jobs", "16", "--client_jobs", "2", "--dry_run"]
     code, script, _ = say(capsys, *flags)
@@ -175,6 +177,7 @@ def test_shared_servers_are_an_array_of_their_own_and_their_clients_take_no_gpu(
         ("sglang", "--nodes=2 --ntasks=2 --ntasks-per-node=1"),
     ],
 )
+@pytest.mark.slow
 def test_shared_servers_of_two_nodes_are_asked_for_with_their_tasks(server, told, workdir, capsys):
     site = {
         "executor": "slurm",

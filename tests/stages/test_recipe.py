@@ -87,6 +87,7 @@ def test_the_recipe_has_the_published_numbers():
     assert len(recipe.samples) == len(recipe.masked_samples) == 2 + 7 or len(recipe.masked_samples) == 9
 
 
+@pytest.mark.slow
 def test_a_recipe_on_a_real_cluster_is_planned_in_four_jobs(workdir):
     for name in ("gsm8k", "math"):
         folder = workdir / "data" / name
@@ -110,6 +111,7 @@ def test_a_recipe_on_a_real_cluster_is_planned_in_four_jobs(workdir):
     ("s/num_samples: 512000/num_sample: 512000/", "no option 'num_sample'"),
     ("s/^model: .*/model: [/", "no yaml"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_mistake_in_a_recipe_is_one_line(change, said, workdir, repo):
     text = (repo / "recipes" / "openmathinstruct-1.yaml").read_text()
     Path("mine.yaml").write_text(subprocess.run(["sed", change], input=text, capture_output=True, text=True).stdout)

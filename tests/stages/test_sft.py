@@ -18,6 +18,7 @@ def call(*words: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_70b_recipe_renders_with_its_estimate_beside_the_published_layout(workdir: Path):
     done = call(*RUN_SFT, "--cluster", "selene", "--recipe", "openmath-codellama-70b", "--dry_run")
 
