@@ -1,6 +1,7 @@
 """One rank of a training: torchrun … -m mathmill.training RUN/jobs/JOB.json"""
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -11,9 +12,11 @@ def main(path: str) -> int:
     warnings.simplefilter("ignore")  # megatron-core says at length what is not installed
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # megatron-core asks for it with sequence parallelism
     from mathmill.options import section
+    from mathmill.parent import die_with_parent
     from mathmill.training.loop import UNFINISHED, run
     from mathmill.training.options import trainer_options
 
+    die_with_parent(signal.SIGKILL)  # without its torchrun a rank would wait for ever for the others
     code = run(trainer_options(section(path, "trainer")), int(os.environ["LOCAL_RANK"]))
     if code == UNFINISHED and (note := os.environ.get("MATHMILL_UNFINISHED")):
         Path(note).touch()

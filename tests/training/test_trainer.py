@@ -1,5 +1,6 @@
 """Real trainings of the bundled model on processors: layouts, restarts, kills, and what an export is worth."""
 
+import contextlib
 import json
 import os
 import random
@@ -76,11 +77,12 @@ def test_rows_that_changed_since_are_refused_in_one_line(tmp_path: Path, undistu
 def kill_all(process: "subprocess.Popen[str]") -> None:
     """KILL to torchrun and every rank and writer that it started: what a lost node does."""
     os.killpg(process.pid, signal.SIGKILL)
-    table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    for line in table.splitlines()[1:]:
-        pid, _, words = line.strip().partition(" ")
-        if process.args[-1] in words:  # type: ignore[index]
-            os.kill(int(pid), signal.SIGKILL)
+    job = process.args[-1]  # type: ignore[index]
+    while left := subprocess.run(["pgrep", "-f", job], capture_output=True, text=True, check=False).stdout.split():
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.1)
     process.communicate()
 
 
