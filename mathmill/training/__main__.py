@@ -6,13 +6,19 @@ import sys
 import warnings
 from pathlib import Path
 
+from mathmill.parent import die_with_parent
+
+if (
+    __name__ == "__mp_main__"
+):  # a process that megatron-core's checkpoints spawn: it would outlive a rank that is killed
+    die_with_parent(signal.SIGKILL)
+
 
 def main(path: str) -> int:
     """Train; a stop with work left is told to torchrun's side by a file, since torchrun calls every other code a failure."""
     warnings.simplefilter("ignore")  # megatron-core says at length what is not installed
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # megatron-core asks for it with sequence parallelism
     from mathmill.options import section
-    from mathmill.parent import die_with_parent
     from mathmill.training.loop import UNFINISHED, run
     from mathmill.training.options import trainer_options
 
