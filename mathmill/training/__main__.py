@@ -8,11 +8,6 @@ from pathlib import Path
 
 from mathmill.parent import die_with_parent
 
-if (
-    __name__ == "__mp_main__"
-):  # a process that megatron-core's checkpoints spawn: it would outlive a rank that is killed
-    die_with_parent(signal.SIGKILL)
-
 
 def main(path: str) -> int:
     """Train; a stop with work left is told to torchrun's side by a file, since torchrun calls every other code a failure."""
