@@ -88,7 +88,7 @@ def kill_all(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.trial
 def test_killed_ten_times_at_random_it_ends_with_the_loss_curve_of_an_undisturbed_run(tmp_path: Path, rows: Path):
-    common = {"steps": 30, "save_every": 2, "hidden_dropout": 0.1, "attention_dropout": 0.1}
+    common = {"steps": 60, "save_every": 2, "hidden_dropout": 0.1, "attention_dropout": 0.1}
     layout = {"tensor_parallel": 2, "pipeline_parallel": 2}
     code, said = train(options_for(tmp_path / "a", rows, **common, **layout), 4)
     assert code == 0, said
@@ -102,14 +102,14 @@ def test_killed_ten_times_at_random_it_ends_with_the_loss_curve_of_an_undisturbe
             line = process.stdout.readline()
             assert line, "it ended before it was killed"
             seen += "from step" in line or "  loss " in line
-        time.sleep(dice.uniform(0, 1.5 if wanted >= 0 else 8))
+        time.sleep(dice.uniform(0, 6))
         kill_all(process)
         steps.append(max((int(path.name[5:]) for path in (tmp_path / "b" / "checkpoints").glob("step-*")), default=0))
     code, said = train(options, 4)
     print(f"newest whole checkpoint after each kill: {steps}")
 
     assert code == 0, said
-    assert 0 < steps[-1] < 30
+    assert 0 < steps[-1] < 60
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=5e-5)
 
 
