@@ -1,9 +1,12 @@
 """One rank of a training: torchrun … -m mathmill.training RUN/jobs/JOB.json"""
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
+
+from mathmill.parent import die_with_parent
 
 
 def main(path: str) -> int:
@@ -14,6 +17,7 @@ def main(path: str) -> int:
     from mathmill.training.loop import UNFINISHED, run
     from mathmill.training.options import trainer_options
 
+    die_with_parent(signal.SIGKILL)  # without its torchrun a rank would wait for ever for the others
     code = run(trainer_options(section(path, "trainer")), int(os.environ["LOCAL_RANK"]))
     if code == UNFINISHED and (note := os.environ.get("MATHMILL_UNFINISHED")):
         Path(note).touch()

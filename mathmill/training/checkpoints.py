@@ -5,20 +5,25 @@ every rank's part is on disk, so a name without a dot is a whole checkpoint. Of 
 """
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from mathmill.files import sync_folder, write_whole
+from mathmill.parent import die_with_parent
 
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 """megatron-core's form of the optimizer's state that another layout can read."""
@@ -44,6 +49,21 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
+
+
+def results_queue() -> SyncManager:
+    """The process behind megatron-core's queue of write results, which by itself would outlive a rank that is killed."""
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(end_with, (os.getpid(),))
+    filesystem_async._results_queue = manager.Queue()
+    return manager
+
+
+def end_with(parent: int) -> None:
+    """End this process with its parent, also where that one is gone already."""
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def adams(optimizer: Any) -> list[tuple[Any, torch.optim.AdamW]]:
@@ -97,6 +117,7 @@ class Checkpoints:
         self._optimizer = optimizer
         self._queue = AsyncCallsQueue() if asynchronous else None
         self._writing: _Writing | None = None
+        self._results = results_queue()
         if dist.get_rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for torn in folder.glob(".*"):
