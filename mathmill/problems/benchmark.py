@@ -108,7 +108,7 @@ def share_of(result: Result, place: str) -> float:
         share = result / 100
     else:
         right, _, number = result.partition("/")
-        if not (right.isdigit() and number.isdigit() and int(number)):
+        if not (right.isdecimal() and number.isdecimal() and int(number)):
             raise UserError(f'{place} is {result!r}; write per cent as a number, or right answers as "16/40"')
         share = int(right) / int(number)
     if not 0 <= share <= 1:

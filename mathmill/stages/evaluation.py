@@ -1,5 +1,6 @@
 """A model on benchmarks: greedy and sampled solutions of all of them as sample sets of one array."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from mathmill.stages.sampling import (
     work_of_all,
 )
 
+MOST_SAMPLES = 1_000_000
+"""Solutions a problem: every shard of the work is counted before anything is submitted."""
 SETTINGS: dict[str, dict[str, Any]] = {
     # spec of the published pipelines: 1.6 and 1.9 (evaluation: six executions, errors are shown to the model)
     "openmathinstruct-1": {
@@ -154,8 +157,10 @@ def benchmark_words(text: str) -> list[tuple[str, int]]:
         name, colon, count = word.rpartition(":")
         if not colon:
             name, count = word, "0"
-        if not (name and count.isdigit() and (int(count) or not colon)):
+        if not (name and re.fullmatch("[0-9]+", count) and (int(count) or not colon)):
             raise UserError(f"--benchmarks: '{word}'; write NAME, or NAME:K with K sampled solutions a problem")
+        if int(count) > MOST_SAMPLES:
+            raise UserError(f"--benchmarks: '{word}'; at most {MOST_SAMPLES:,} sampled solutions a problem")
         words.append((name, int(count)))
     names = [Path(name).stem for name, _ in words]
     if not names:

@@ -58,7 +58,9 @@ def test_benchmarks_are_read_off_one_flag(text, words):
     assert benchmark_words(text) == words
 
 
-@pytest.mark.parametrize("text", ["", "gsm8k:", "gsm8k:0", "gsm8k:-1", "gsm8k:x", ":5", "gsm8k:4,gsm8k:8"])
+@pytest.mark.parametrize(
+    "text", ["", "gsm8k:", "gsm8k:0", "gsm8k:-1", "gsm8k:x", "gsm8k:²", "gsm8k:99999999999", ":5", "gsm8k:4,gsm8k:8"]
+)
 def test_a_benchmark_that_cannot_be_meant_is_refused(text):
     with pytest.raises(UserError, match="--benchmarks"):
         benchmark_words(text)
