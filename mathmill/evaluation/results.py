@@ -290,7 +290,7 @@ def _load_run(run: Run, advance: Callable[[str], None]) -> list[Evaluated]:
         advance(f"reading {run.name}: {folder.folder.name}")
         samples = load_samples(folder)
         first = samples.problems[0]
-        known = benchmark_of(run, first.dataset, first.split)
+        known = benchmark_of(run, folder.folder.name, first.dataset, first.split)
         name = known[0] if known else f"{first.dataset}:{first.split}" if first.split else first.dataset
         key = (name, samples.sample_set.model, samples.sample_set.prompt.name)
         result = found.setdefault(key, Evaluated(run, samples.sample_set.model, name, known[1] if known else None))

@@ -24,8 +24,12 @@ def keep_benchmark(run: Run, name: str, benchmark: Benchmark) -> None:
     publish_once(_kept(run) / f"{name}.yaml", msgspec.yaml.encode(benchmark))
 
 
-def benchmark_of(run: Run, dataset: str, split: str) -> tuple[str, Benchmark] | None:
-    """Name and benchmark of a set's problems: as kept in the run, or shipped; None where they are no benchmark's."""
+def benchmark_of(run: Run, name_of_set: str, dataset: str, split: str) -> tuple[str, Benchmark] | None:
+    """Name and benchmark of a set: kept in the run under the set's name, else by its problems, kept or shipped; or None."""
+    for decoding in (GREEDY, SAMPLED):
+        path = _kept(run) / f"{name_of_set.removesuffix(f'-{decoding}')}.yaml"
+        if name_of_set.endswith(f"-{decoding}") and path.exists():
+            return path.stem, read_benchmark(path)
     problems = f"{dataset}:{split}"
     found = [(path.stem, read_benchmark(path)) for path in sorted(_kept(run).glob("*.yaml"))]
     found += [load_benchmark(name) for name in known_benchmarks()]

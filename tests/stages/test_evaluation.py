@@ -133,6 +133,10 @@ def test_the_bundled_model_is_evaluated_on_a_benchmark_of_ones_own_and_more_samp
     shown = pipeline("summarize_results", "few", "--published", "ours")
     assert "guessing" in shown.stdout
     assert Path("runs/few/report/index.html").is_file()
+    Path("own.jsonl").write_text("\n".join(lines[:3]) + "\n")  # rows that say words:test, as the shipped benchmark's do
+    Path("own.yaml").write_text(json.dumps({**yaml, "title": "Own", "problems": "own.jsonl", "size": 3}))
+    both = pipeline("run_evaluation", "--benchmarks", "few.yaml:4,own.yaml", "--run", "few")
+    assert "Own" in pipeline("summarize_results", "few").stdout, both.stderr
     other = pipeline("run_evaluation", "--benchmarks", "few.yaml:4", "--run", "few", "--top_p", "0.5", check=False)
     assert (other.returncode, "was started with top_p 0.95" in other.stderr) == (2, True)
 
