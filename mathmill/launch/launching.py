@@ -111,7 +111,11 @@ def launch(
     from mathmill.launch.snapshot import code_sha
 
     on_slurm = cluster.executor == "slurm"
-    pairs = [(job, part) for job in jobs for part in split_job(job, largest_array(cluster) if on_slurm else job.tasks)]
+    pairs = [
+        (job, part)
+        for job in jobs
+        for part in split_job(job, largest_array(cluster, job.tasks) if on_slurm else job.tasks)
+    ]
     origins = [job.name for job, _ in pairs]
     parts = [replace(part, name=_free_name(part.name, run)) for _, part in pairs]
     scripts = [render(_waiting(part, {}), cluster, run, code_sha()) for part in parts]

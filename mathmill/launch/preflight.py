@@ -14,12 +14,16 @@ from mathmill.run import Run
 
 USUAL_MAX_ARRAY_SIZE = 1001
 """Slurm's own default."""
+SCONTROL_S = 3.0
 OF_ONE_MACHINE = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 
 
-def largest_array(cluster: Cluster) -> int:
-    """Tasks that one array may have: the cluster's file says so, or Slurm does; the smaller where both do."""
-    asked = _max_array_size() if cluster.executor == "slurm" else None
+def largest_array(cluster: Cluster, most_tasks: int) -> int:
+    """Tasks that one array may have: the cluster's file says so, or Slurm does; the smaller where both do.
+
+    Slurm is asked only where a job has several tasks.
+    """
+    asked = _max_array_size() if cluster.executor == "slurm" and most_tasks > 1 else None
     if cluster.max_array_size is None:
         return asked or USUAL_MAX_ARRAY_SIZE
     return min(cluster.max_array_size, asked or cluster.max_array_size)
@@ -28,7 +32,10 @@ def largest_array(cluster: Cluster) -> int:
 def _max_array_size() -> int | None:
     if shutil.which("scontrol") is None:
         return None
-    answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+    try:
+        answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=SCONTROL_S)
+    except subprocess.TimeoutExpired:  # it tries again for a minute where no controller answers
+        return None
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE)
     return int(match[1]) if match and int(match[1]) > 0 else None
 
