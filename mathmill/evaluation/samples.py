@@ -119,6 +119,11 @@ def load_samples(folder: SetFolder) -> Samples:
     places = {problem.problem_id: place for place, problem in enumerate(problems)}
     for path in shard_files(folder):
         for row in read_records(path, _Row):
+            if row.problem_id not in places or not 0 <= row.sample_index < num_samples:
+                raise UserError(
+                    f"{path}: {row.problem_id}, sample {row.sample_index} is no row of this set; "
+                    f"look: python pipeline/verify.py {folder.folder.parents[1].name}"
+                )
             _put(samples, places[row.problem_id], row)
     return samples
 

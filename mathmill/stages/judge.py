@@ -28,6 +28,8 @@ MARKS = ("first_answer", "second_answer")
 class JudgeStageOptions(SamplingOptions):
     """Ask a model whether each answer of a run is the expected one, in both directions. The same command goes on."""
 
+    model: str | None = None
+    """The judge, needed: a name under models: in the cluster's file, or a Hugging Face folder with a chat template."""
     run: Positional[str | None] = None
     """Name of a run in runs/, or its folder (default: the newest)."""
     name: str = "judge"
