@@ -289,6 +289,11 @@ def _load_run(run: Run, advance: Callable[[str], None]) -> list[Evaluated]:
     for folder in folders:
         advance(f"reading {run.name}: {folder.folder.name}")
         samples = load_samples(folder)
+        if unknown := sum(problem.expected_answer is None for problem in samples.problems):
+            raise UserError(
+                f"{folder.folder}: {unknown:,} of {samples.num_problems:,} problems have no expected_answer, so there is "
+                "no accuracy of them; leave them out of what is evaluated"
+            )
         first = samples.problems[0]
         known = benchmark_of(run, folder.folder.name, first.dataset, first.split)
         name = known[0] if known else f"{first.dataset}:{first.split}" if first.split else first.dataset

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from mathmill.errors import UserError
 from mathmill.evaluation.metrics import Booleans, Places, class_numbers
+from mathmill.generation.progress import num_set_aside
 from mathmill.generation.sets import SampleSet, SetFolder
-from mathmill.generation.shards import left, published
+from mathmill.generation.shards import left, published, quarantined
 from mathmill.grading.vote import AnswerClass, Equal, answer_classes
 from mathmill.records import Problem, read_records
 
@@ -125,6 +126,12 @@ def load_samples(folder: SetFolder) -> Samples:
                     f"look: python pipeline/verify.py {folder.folder.parents[1].name}"
                 )
             _put(samples, places[row.problem_id], row)
+    num_settled = sum(num_set_aside(folder, shard) for shard in quarantined(folder))
+    if (lost := int((~samples.made).sum()) - num_settled) > 0:
+        raise UserError(
+            f"{folder.folder}: {lost:,} rows are neither in its shards nor in quarantine; "
+            f"look: python pipeline/verify.py {folder.folder.parents[1].name}"
+        )
     return samples
 
 

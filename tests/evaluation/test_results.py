@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -107,10 +109,25 @@ def test_a_quarantined_sample_is_wrong_and_counted(run: Run):
     path = next((run.solutions / "toy-greedy").glob("p*.jsonl"))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(UserError, match=r"toy-greedy: 1 rows are neither in its shards nor in quarantine"):
+        evaluate_runs([run])
+
+    lost = json.loads(lines[0])
+    settled = {"problem_id": lost["problem_id"], "sample_index": lost["sample_index"], "reason": "too long"}
+    quarantine = run.solutions / "toy-greedy" / "quarantine"
+    quarantine.mkdir(exist_ok=True)
+    (quarantine / path.name).write_text(json.dumps(settled) + "\n")
     [result] = evaluate_runs([run])
 
     assert result.score("greedy").values.tolist() == [0, 0, 1, 0]
     assert counts_of(result.greedy).quarantined == 1
+
+
+def test_problems_without_an_expected_answer_are_not_scored(tmp_path: Path):
+    unknown = [msgspec.structs.replace(one, expected_answer=None) for one in problems_of(["1", "2"])]
+    run = evaluated_run(tmp_path, unknown, [["1"], ["2"]], None, "unknown", "unknown")
+    with pytest.raises(UserError, match="2 of 2 problems have no expected_answer"):
+        evaluate_runs([run])
 
 
 def test_the_published_rows_stand_beside_ours_with_the_difference(run: Run):
