@@ -4,6 +4,8 @@ import collections
 import gzip
 import itertools
 import json
+import multiprocessing
+import os
 import random
 import re
 import signal
@@ -109,28 +111,45 @@ def rule_of_a_hit(predicted: str, expected: str) -> str | None:
     return None if verdict.is_correct is False else verdict.rule
 
 
-@pytest.mark.trial
-def test_different_gold_answers_are_not_judged_equal(dev_data, monkeypatch):
-    """All pairs within a bucket and 50,000 across. Every hit is printed; none may join two buckets without reason."""
+def begin_judging() -> None:
+    """In a process that judges many pairs: a pair may be given up, and each answer is parsed once."""
     signal.signal(signal.SIGALRM, too_late)
-    monkeypatch.setattr(symbolic, "_parsed", lru_cache(None)(symbolic._parsed.__wrapped__))  # each is asked for often
+    symbolic._parsed = lru_cache(None)(symbolic._parsed.__wrapped__)
+
+
+def hits_among(pairs: list[tuple[str, str]]) -> list[tuple[str, tuple[str, str]]]:
+    """The pairs that are judged the same, or not told, each with its rule."""
+    return [(rule, pair) for pair in pairs if (rule := rule_of_a_hit(*pair))]
+
+
+def portions(pairs, size: int):
+    """Lists of so many pairs, as they come."""
+    pairs = iter(pairs)
+    while portion := list(itertools.islice(pairs, size)):
+        yield portion
+
+
+@pytest.mark.trial
+def test_different_gold_answers_are_not_judged_equal(dev_data):
+    """All pairs within a bucket and 50,000 across. Every hit is printed; none may join two buckets without reason."""
     gold = gold_answers(dev_data)
-    buckets = collections.defaultdict(list)
-    for answer in gold:
-        buckets[bucket(answer)].append(answer)
-    chance = random.Random(1)
-    hits, num_within = {}, 0
-    across = (tuple(chance.sample(gold, 2)) for _ in range(ACROSS))
-    within = (
-        pair for group in sorted(buckets.values(), key=len) for pair in itertools.permutations(group, 2)
-    )  # both ways: the verdict may depend on which is expected
-    for name, pairs in (("across", across), ("within", within)):
-        for pair in pairs:
-            num_within += name == "within"
-            rule = rule_of_a_hit(*pair)
-            if rule and frozenset(pair) not in hits:
-                hits[frozenset(pair)] = rule
-                print(f"HIT {name} {rule}: " + "   |   ".join(pair), flush=True)
-    print(f"{len(gold):,} gold answers in {len(buckets):,} buckets, {num_within:,} pairs within, {ACROSS:,} across")
-    joined = [pair for pair in hits if len({bucket(one) for one in pair}) > 1]
+    with multiprocessing.Pool(os.cpu_count(), begin_judging) as processes:
+        buckets = collections.defaultdict(list)
+        for answer, its_bucket in zip(gold, processes.map(bucket, gold, chunksize=100), strict=True):
+            buckets[its_bucket].append(answer)
+        chance = random.Random(1)
+        across = (tuple(chance.sample(gold, 2)) for _ in range(ACROSS))
+        within = [
+            pair for group in sorted(buckets.values(), key=len) for pair in itertools.permutations(group, 2)
+        ]  # both ways: the verdict may depend on which is expected
+        hits: dict[frozenset[str], str] = {}
+        for name, pairs in (("across", across), ("within", within)):
+            for found in processes.imap(hits_among, portions(pairs, 200)):
+                for rule, pair in found:
+                    if frozenset(pair) not in hits:
+                        hits[frozenset(pair)] = rule
+                        print(f"HIT {name} {rule}: " + "   |   ".join(pair), flush=True)
+    print(f"{len(gold):,} gold answers in {len(buckets):,} buckets, {len(within):,} pairs within, {ACROSS:,} across")
+    bucket_of = {answer: each for each, group in buckets.items() for answer in group}
+    joined = [pair for pair in hits if len({bucket_of[one] for one in pair}) > 1]
     assert joined == [] and "timeout" not in hits.values()
