@@ -63,6 +63,12 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _PYTHON_POWER = re.compile(r"\*\*\s*(?:(-?[A-Za-z0-9.]+)|\(([^()]*)\))")
 _ONE_DIGIT_POWER = re.compile(r"\^\s*([0-9])(?![0-9.])")
 """With braces ANTLR's fast mode reads it."""
+_OVER_A_DIGIT = re.compile(r"(\\[dtc]?frac\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})\s?([0-9])")
+_NUMBER_BEHIND_BRACE = re.compile(r"\}\s?(?=[0-9])")
+"""Where a fraction stands before, math-verify's normalisation takes one digit of it for a denominator: `\\frac{1}{2} 80` becomes
+`\\frac{1}{2}{8}0`. It does not look beyond two spaces."""
+_LAST_FACTOR = re.compile(r"(?<=[0-9)\]}])(?<!\\circ\})([A-Za-z])(?=\$?$)")
+"""A letter close behind a number or a bracket: a factor, which the normalisation would drop as a unit where it is one's name."""
 _BARE_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _MIXED = re.compile(r"(?<![0-9.}A-Za-z^_])([0-9]+)\s*\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -122,6 +128,9 @@ def _parsed(answer: str) -> list[Any]:
     answer = _PYTHON_POWER.sub(lambda found: "^{" + (found[1] or found[2] or "") + "}", answer)
     answer = _BARE_PI.sub(r"\\pi ", answer)
     answer = _ONE_DIGIT_POWER.sub(r"^{\1}", answer)
+    answer = _LAST_FACTOR.sub(r"{\1}", answer)
+    if "frac" in answer:
+        answer = _NUMBER_BEHIND_BRACE.sub("}  ", _OVER_A_DIGIT.sub(r"\1{\2}", answer))
     answer = normalize_latex(_MIXED.sub(_improper, answer), _NORMALIZATION)
     try:
         expression = latex2sympy(
