@@ -21,7 +21,7 @@ from mathmill.evaluation.metrics import (
     taken,
 )
 from mathmill.evaluation.samples import CORRECT, Samples, Verdicts, load_samples, load_verdicts
-from mathmill.evaluation.sets import benchmark_of
+from mathmill.evaluation.sets import Kept, as_it_is_now, benchmark_of
 from mathmill.generation.sets import set_folders
 from mathmill.grading import GradingPool
 from mathmill.grading.vote import equal_by
@@ -305,6 +305,9 @@ def _load_run(run: Run, advance: Callable[[str], None]) -> list[Evaluated]:
                 f"{run.folder}: two sets of {name} are {decoding} ({folder.folder.name} is one); summarize them apart"
             )
         setattr(result, decoding, samples)
+    for result in found.values():
+        if isinstance(result.benchmark, Kept):
+            result.benchmark = as_it_is_now(run, result.benchmark)
     return list(found.values())
 
 
