@@ -15,7 +15,7 @@ from mathmill.options import script
 from mathmill.run import Run, check_run_name
 from mathmill.stages.sft_recipe import Recipe, load_recipe
 from mathmill.training.layout import data_parallel, memory_estimate, mistakes
-from mathmill.training.options import TrainerOptions
+from mathmill.training.options import TrainerOptions, TrainingSettings
 from mathmill.training.shape import ModelShape, read_shape, shape_of
 
 UTILISATION = 0.4
@@ -189,7 +189,6 @@ def processes_per_node(recipe: Recipe, cluster: Cluster) -> int:
 
 def trainer_options(options: SftOptions, recipe: Recipe, cluster: Cluster, run: Run, model: Path) -> TrainerOptions:
     """What the trainer is told."""
-    shared = {field.name for field in fields(TrainerOptions)} & {field.name for field in fields(Recipe)} - {"model"}
     return TrainerOptions(
         folder=str(run.folder / "training"),
         model=str(model),
@@ -199,7 +198,7 @@ def trainer_options(options: SftOptions, recipe: Recipe, cluster: Cluster, run: 
         output_field=options.output_field,
         peak_tflops=cluster.gpu_tflops if recipe.device == "cuda" else None,
         wandb_project=options.wandb_project,
-        **{name: getattr(recipe, name) for name in shared},
+        **{field.name: getattr(recipe, field.name) for field in fields(TrainingSettings)},
     )
 
 

@@ -52,6 +52,10 @@ def _wrong_numbers(options: TrainerOptions) -> Iterator[str]:
 
 def _wrong_experts(shape: ModelShape, options: TrainerOptions, dp: int) -> Iterator[str]:
     ep = options.expert_parallel
+    if shape.num_experts and options.tensor_parallel > 1 and not options.sequence_parallel:
+        # megatron-core refuses it in the first step: every rank would send all tokens to the experts
+        other = "use --pipeline_parallel" if options.device == "cpu" else "add --sequence_parallel"
+        yield f"a mixture of experts is not trained with --tensor_parallel {options.tensor_parallel} alone: {other}"
     if ep == 1:
         return
     if not shape.num_experts or shape.num_experts % ep or dp % ep:
