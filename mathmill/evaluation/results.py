@@ -1,5 +1,6 @@
 """What a model reached on a benchmark: greedy, pass@k, avg@k, majority@k, with intervals; by group; beside another model."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,7 @@ from mathmill.run import Run
 
 ORDERS = 64
 """Orders of the samples that the curve of majority@k is averaged over."""
+MOST_WORKERS = 8
 GROUPS: dict[str, Callable[[Problem], str | None]] = {
     "level": lambda problem: None if problem.level is None else f"level {problem.level}",
     "subject": lambda problem: problem.subject,
@@ -259,13 +261,18 @@ def compare_all(results: Sequence[Evaluated]) -> list[Comparison]:
     return comparisons
 
 
+def workers() -> int:
+    """Processes that compare answers for a report: it may be made on a login node, which others share."""
+    return min(MOST_WORKERS, max(2, len(os.sched_getaffinity(0))))
+
+
 def evaluate_runs(
     runs: Sequence[Run], *, judge: str | None = None, advance: Callable[[str], None] = lambda what: None
 ) -> list[Evaluated]:
     """The results of all runs, a benchmark's side by side. UserError for runs that cannot be compared or are unfinished."""
     results = [result for run in runs for result in _load_run(run, advance)]
     refuse_other_problems(results)
-    pool = GradingPool()
+    pool = GradingPool(workers())
     try:
         for result in results:
             advance(f"votes of {result.label} on {result.title}")
@@ -343,7 +350,7 @@ def _use_policy(result: Evaluated, pool: GradingPool) -> None:
     from mathmill.generation.regrade import regrade
 
     policy = result.benchmark.policy
-    own = GradingPool(policy=policy)
+    own = GradingPool(workers(), policy=policy)
     try:
         for samples in (result.greedy, result.sampled):
             if samples is not None:
