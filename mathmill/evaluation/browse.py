@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 import numpy as np
 from markupsafe import Markup, escape
 
 from mathmill.evaluation.doubts import near_miss
-from mathmill.evaluation.formulas import answer_html, text_html
+from mathmill.evaluation.formulas import answer_html, line_text, text_html
 from mathmill.evaluation.results import Evaluated
 from mathmill.evaluation.samples import CORRECT, UNKNOWN, WRONG, Samples, Verdicts, shard_files
 from mathmill.generation.outputs import CODE_BEGIN, CODE_END, OUTPUT_BEGIN, OUTPUT_END
@@ -320,8 +322,8 @@ def facts_of(problem: Problem) -> list[str]:
 
 
 def opening(text: str) -> str:
-    """The first words of a text, LaTeX's signs left out."""
-    plain = re.sub(r"\\[a-z]+|[\\{}]|\$(?!\d)", "", " ".join(text.split()))
+    """The first words of a text."""
+    plain = line_text(text)
     return plain if len(plain) <= 110 else plain[:108].rsplit(" ", 1)[0] + " …"
 
 
@@ -356,14 +358,21 @@ def _prose(text: str) -> Markup:
     return Markup('<div class="prose">{}</div>').format(text_html(text)) if text.strip() else Markup("")
 
 
-def code_html(code: str) -> Markup:
-    """Python in colours."""
-    from pygments import highlight
+@lru_cache(maxsize=1)
+def _lexer_and_formatter() -> tuple[Any, Any]:
+    """Made once: a formatter lays out its style when it is made, which takes as long as two solutions."""
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
+    return PythonLexer(), HtmlFormatter(nowrap=True)
+
+
+def code_html(code: str) -> Markup:
+    """Python in colours."""
+    from pygments import highlight
+
     try:
-        inner = Markup(highlight(code, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n"))
+        inner = Markup(highlight(code, *_lexer_and_formatter()).rstrip("\n"))
     except Exception:  # a lexer's trouble with a model's code: it is shown plain
         inner = escape(code)
     return Markup('<pre class="code">{}</pre>').format(inner)

@@ -30,7 +30,7 @@ def curve_chart(results: Sequence[Evaluated]) -> Markup | None:
             axes.fill_between(ks, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.12, linewidth=0)
             axes.plot(ks, 100 * curve.shares, color=colour, linewidth=2, linestyle=STYLES[curve.metric])
             if len(drawn) == 1 or curve.metric == "majority@k":
-                name = curve.metric if len(drawn) == 1 else result.label
+                name = curve.metric if len(drawn) == 1 else _short(result.label)
                 ends.append((100 * float(curve.shares[-1]), name, colour))
         greedy = result.score("greedy")
         if greedy is not None:
@@ -78,7 +78,7 @@ def group_chart(results: Sequence[Evaluated], kind: str) -> Markup | None:
     They stand side by side, or lie below one another where there are many groups.
     """
     groups = [group for group in groups_of(results[0].problems) if group.kind == kind]
-    bars = _bars(results)
+    what, bars = _bars(results)
     if not groups or not bars:
         return None
     lie = len(groups) > 6
@@ -101,37 +101,44 @@ def group_chart(results: Sequence[Evaluated], kind: str) -> Markup | None:
             axes.barh(places, 100 * shares, height=0.92 * thick, xerr=errors, **look)
         else:
             axes.bar(places, 100 * shares, width=0.92 * thick, yerr=errors, **look)
-    _name_groups(axes, groups, lie)
+    _name_groups(axes, groups, what, lie)
     if len(bars) > 1:
         look = {"frameon": False, "fontsize": 9, "borderaxespad": 0.2, "handlelength": 1}
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, **look)
+        columns = 1 if sum(len(name) for name, _ in bars) > 50 else len(bars)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, **look)
     return _svg(figure, f"Problems solved by {kind}", results[0].name)
 
 
-def _name_groups(axes, groups: Sequence[Group], lie: bool) -> None:
-    """Groups, with their number of problems, on one axis; per cent on the other."""
+def _name_groups(axes, groups: Sequence[Group], what: str, lie: bool) -> None:
+    """Groups, with their number of problems, on one axis; per cent on the other, of `what` metric."""
     if lie:
         axes.set_yticks(range(len(groups)), [f"{group.name[:34]}  ({len(group.places):,})" for group in groups])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel("problems solved, %")
+        axes.set_xlabel(f"problems solved{what}, %")
         axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", visible=True)
+        axes.grid(axis="x", visible=True, color=_GRID, linewidth=0.8)
     else:
         axes.set_xticks(range(len(groups)), [f"{group.name}\n{len(group.places):,}" for group in groups])
         axes.set_ylim(0, 100)
-        axes.set_ylabel("problems solved, %")
+        axes.set_ylabel(f"problems solved{what}, %")
 
 
-def _bars(results: Sequence[Evaluated]) -> list[tuple[str, Score]]:
-    """One model: greedy and majority. Several: each by the metric that all of them have."""
+def _bars(results: Sequence[Evaluated]) -> tuple[str, list[tuple[str, Score]]]:
+    """One model: greedy and majority. Several: each by the metric that all of them have, which is told first."""
     if len(results) == 1:
         count = results[0].num_samples
         found = [(metric, results[0].score(metric)) for metric in ("greedy", *([f"majority@{count}"] if count else []))]
-        return [(name, score) for name, score in found if score is not None]
+        return "", [(name, score) for name, score in found if score is not None]
     count = min(result.num_samples for result in results)
     metric = f"majority@{count}" if count else "greedy"
-    return [(f"{one.label}, {metric}", score) for one in results if (score := one.score(metric)) is not None]
+    scores = [(one.label, score) for one in results if (score := one.score(metric)) is not None]
+    return f", {metric}", [(_short(label), score) for label, score in scores]
+
+
+def _short(label: str) -> str:
+    """A model's name as it fits into a chart."""
+    return label if len(label) <= 44 else f"{label[:43]}…"
 
 
 def _figure(width: float, height: float):

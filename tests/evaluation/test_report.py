@@ -93,7 +93,7 @@ def test_a_newcomer_finds_the_wrongly_graded_problem_in_three_clicks(report: Pat
         find = lambda css: driver.find_element("css selector", css)  # noqa: E731
         driver.get(report.as_uri())
         photograph(driver, tmp_path / "report.png")
-        assert "75 % of the votes" not in driver.page_source
+        assert "of the votes for an answer" not in driver.page_source
         find("main a.chip.doubt").click()  # 1: grading in doubt
         shown = [each for each in driver.find_elements("css selector", "details.problem") if each.is_displayed()]
         assert [each.get_attribute("id") for each in shown] == [f"p{WRONG_GOLD + 1}"]
