@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.managers import SyncManager
@@ -23,7 +22,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQu
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from mathmill.files import sync_folder, write_whole
-from mathmill.parent import die_with_parent
+from mathmill.parent import end_with
 
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 """megatron-core's form of the optimizer's state that another layout can read."""
@@ -54,16 +53,9 @@ def _step(path: Path) -> int:
 def results_queue() -> SyncManager:
     """The process behind megatron-core's queue of write results, which by itself would outlive a rank that is killed."""
     manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
-    manager.start(end_with, (os.getpid(),))
+    manager.start(end_with, (os.getpid(),))  # which stands where its import brings no torch with it
     filesystem_async._results_queue = manager.Queue()
     return manager
-
-
-def end_with(parent: int) -> None:
-    """End this process with its parent, also where that one is gone already."""
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def adams(optimizer: Any) -> list[tuple[Any, torch.optim.AdamW]]:

@@ -90,9 +90,10 @@ class Memory:
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
-    def __str__(self) -> str:
+    def text(self, unit: str) -> str:
+        """As one reads it; `unit` is what has so much memory, `GPU` or `process`."""
         parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in vars(self).items())
-        return f"{self.total / 1e9:,.1f} GB a GPU ({parts})"
+        return f"{self.total / 1e9:,.1f} GB a {unit} ({parts})"
 
 
 def memory_estimate(shape: ModelShape, options: TrainerOptions, processes: int) -> Memory:
