@@ -20,7 +20,9 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
 
+from mathmill.errors import UserError
 from mathmill.files import sync_folder, write_whole
 from mathmill.parent import end_with
 
@@ -43,7 +45,19 @@ def kept_steps(folder: Path) -> list[int]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    return json.loads((path / "about.json").read_text())
+    """What `save` was told of a checkpoint. UserError for a damaged one."""
+    try:
+        return json.loads((path / "about.json").read_text())
+    except (OSError, ValueError) as problem:
+        raise damaged(path, problem) from None
+
+
+def damaged(path: Path, problem: BaseException) -> UserError:
+    """What is said of a checkpoint that is named as whole and cannot be read."""
+    reason = " ".join(f"{type(problem).__name__} {problem}".split())[:200]
+    return UserError(
+        f"{path} cannot be read ({reason}); if its files are damaged, remove it: the same command then goes on without"
+    )
 
 
 def _step(path: Path) -> int:
@@ -124,8 +138,20 @@ class Checkpoints:
         return found[0]
 
     def load(self, step: int) -> dict[str, Any]:
-        """Set model and optimizer to what they were after this step; gives what `save` was told."""
+        """Set model and optimizer to what they were after this step; gives what `save` was told. UserError if it is damaged."""
         path = step_folder(self._folder, step)
+        about = read_about(path)
+        try:
+            self._load(path)
+        except torch.OutOfMemoryError:
+            raise
+        except CheckpointException as several:  # no Exception: torch gives what each rank met
+            raise damaged(path, next(iter(several.failures.values()))[0]) from None
+        except Exception as problem:  # what pickle and megatron-core raise on files that are cut or mixed
+            raise damaged(path, problem) from None
+        return about
+
+    def _load(self, path: Path) -> None:
         model = self._model_state()
         loaded = dist_checkpointing.load({"model": model}, str(path / "weights"))
         self._model.load_state_dict(loaded["model"], strict=True)
@@ -134,7 +160,6 @@ class Checkpoints:
         loaded = dist_checkpointing.load({"optimizer": state}, str(path / "optimizer"))
         self._optimizer.load_state_dict(loaded["optimizer"])
         restore_steps(self._optimizer)
-        return read_about(path)
 
     def save(self, step: int, about: dict[str, Any]) -> None:
         """Write a checkpoint; asynchronously it is whole only after a later `poll` or `finish`."""

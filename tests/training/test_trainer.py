@@ -74,6 +74,20 @@ def test_rows_that_changed_since_are_refused_in_one_line(tmp_path: Path, undistu
     assert "Traceback" not in said
 
 
+def test_a_checkpoint_whose_files_were_cut_is_told_in_a_line(tmp_path: Path, rows: Path, undisturbed: Path):
+    subprocess.run(["cp", "-r", undisturbed, tmp_path / "run"], check=True)
+    newest = tmp_path / "run" / "checkpoints" / "step-00000006"
+    for path in (newest / "optimizer").glob("*.distcp"):
+        os.truncate(path, 1000)
+
+    code, said = train(options_for(tmp_path / "run", rows, steps=8), 1)
+
+    assert code == 2
+    [refusal] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert refusal.startswith(f"error: {newest} cannot be read (")
+    assert "Traceback" not in said
+
+
 def kill_all(process: "subprocess.Popen[str]") -> None:
     """KILL to torchrun and every rank and writer that it started: what a lost node does."""
     os.killpg(process.pid, signal.SIGKILL)
