@@ -105,6 +105,10 @@ def run_sft(options: SftOptions) -> int:
     cluster = cluster_for(options)
     if options.num_jobs != 1:
         raise UserError("--num_jobs: a training is one job, which queues itself again; use --num_nodes")
+    if options.add_jobs:
+        raise UserError(
+            "--add_jobs: a training is one job; stop it first, and the same command goes on: python pipeline/cancel.py"
+        )
     if options.run is not None:
         check_run_name(options.run)
     run = Run(Path("runs", options.run or f"sft-{Path(options.recipe).name.removesuffix('.yaml')}").resolve())
