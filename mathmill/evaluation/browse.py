@@ -72,7 +72,6 @@ class ShownSolution:
     judge: str | None
     facts: str
     body: Markup
-    is_long: bool
 
 
 @dataclass
@@ -90,8 +89,6 @@ class ShownProblem:
     greedy: str | None
     majority: str | None
     majority_answer: Markup | None
-    share: float
-    """Of the votes that the majority has."""
     tags: list[str]
     votes: list[Vote]
     num_votes_left: int
@@ -262,7 +259,7 @@ class Browser:
     def _problem(self, place: int) -> ShownProblem:
         problem = self.result.problems[place]
         tags, doubts = self._tags[place]
-        greedy, majority, share = self._ends(place)
+        greedy, majority, _ = self._ends(place)
         samples = self.result.sampled
         classes = samples.classes[place] if samples is not None and samples.classes is not None else []
         leader = -1 if self.leaders is None else int(self.leaders[place])
@@ -277,7 +274,6 @@ class Browser:
             greedy=None if greedy is None else word(greedy),
             majority=None if majority is None else "none" if leader < 0 else word(majority),
             majority_answer=None if samples is None or leader < 0 else answer_html(samples.answers[place][leader]),
-            share=share,
             tags=tags,
             votes=[self._vote(place, number) for number in range(min(len(classes), MOST_CLASSES))],
             num_votes_left=max(0, len(classes) - MOST_CLASSES),
@@ -312,7 +308,6 @@ class Browser:
             judge=None if judge is None else word(judge[place, index]),
             facts=", ".join(facts),
             body=solution_html(row.generation),
-            is_long=len(row.generation) > 1500,
         )
 
 

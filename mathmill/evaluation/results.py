@@ -16,7 +16,6 @@ from mathmill.evaluation.metrics import (
     average_at_k,
     expected_majority_at_k,
     leaders,
-    majority_at_k,
     pass_at_k,
     random_orders,
     taken,
@@ -160,7 +159,7 @@ class Evaluated:
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """pass@k, majority@k and avg@k at every k; majority and avg are averaged over orders of the samples."""
+        """pass@k and majority@k at every k; majority is averaged over orders of the samples."""
         if self.sampled is None or self.num_samples < 2:
             return []
         is_correct, classes = self.sampled.is_correct, self.sampled.class_numbers
@@ -174,11 +173,6 @@ class Evaluated:
             Curve(metric, table.mean(axis=0), ends[0, number], ends[1, number])
             for number, (metric, table) in enumerate(values.items())
         ]
-
-    def majority_in_order(self) -> Booleans:
-        """majority@k of the samples in their own order: what the table says at the largest k."""
-        assert self.sampled is not None
-        return majority_at_k(self.sampled.class_numbers, self.sampled.is_correct)
 
 
 def _binary(metric: str, verdict: str, is_correct: Booleans) -> Score:
