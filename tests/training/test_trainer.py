@@ -27,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> Path:
     """One process from begin to end."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, said = train(options_for(folder, rows, save_every=3, validation_data=[str(rows)]), 1)
+    code, said = train(options_for(folder, rows, save_every=3, validation_data=[str(rows)], peak_tflops=0.1), 1)
     assert code == 0, said
     return folder
 
@@ -58,6 +58,7 @@ def test_what_a_training_leaves_behind(undisturbed: Path):
     assert values[-1] < values[0]
     assert next(row["validation_loss"] for row in metrics if "validation_loss" in row) < values[0]
     assert {"learning_rate", "grad_norm", "tokens_per_s_per_gpu", "seconds"} <= set(metrics[0])
+    assert 0 < metrics[0]["utilisation"] < 1
     assert list((undisturbed / "tensorboard").glob("events.out.tfevents.*"))
     assert (undisturbed / "loss.png").read_bytes().startswith(b"\x89PNG")
 
