@@ -14,6 +14,13 @@ def die_with_parent(signal_number: int) -> None:
     _LIBC.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
+def end_with(parent: int) -> None:
+    """End this process with its parent, also where that one is gone already."""
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def die_with_parent_if_told() -> bool:
     """TERM when the parent is gone, where the environment asks for it, as a local job does of its steps."""
     told = os.environ.get(TOLD) == "1"

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 import numpy as np
 from markupsafe import Markup, escape
 
 from mathmill.evaluation.doubts import near_miss
-from mathmill.evaluation.formulas import answer_html, text_html
+from mathmill.evaluation.formulas import answer_html, line_text, text_html
 from mathmill.evaluation.results import Evaluated
 from mathmill.evaluation.samples import CORRECT, UNKNOWN, WRONG, Samples, Verdicts, shard_files
 from mathmill.generation.outputs import CODE_BEGIN, CODE_END, OUTPUT_BEGIN, OUTPUT_END
@@ -70,7 +72,6 @@ class ShownSolution:
     judge: str | None
     facts: str
     body: Markup
-    is_long: bool
 
 
 @dataclass
@@ -88,8 +89,6 @@ class ShownProblem:
     greedy: str | None
     majority: str | None
     majority_answer: Markup | None
-    share: float
-    """Of the votes that the majority has."""
     tags: list[str]
     votes: list[Vote]
     num_votes_left: int
@@ -260,7 +259,7 @@ class Browser:
     def _problem(self, place: int) -> ShownProblem:
         problem = self.result.problems[place]
         tags, doubts = self._tags[place]
-        greedy, majority, share = self._ends(place)
+        greedy, majority, _ = self._ends(place)
         samples = self.result.sampled
         classes = samples.classes[place] if samples is not None and samples.classes is not None else []
         leader = -1 if self.leaders is None else int(self.leaders[place])
@@ -275,7 +274,6 @@ class Browser:
             greedy=None if greedy is None else word(greedy),
             majority=None if majority is None else "none" if leader < 0 else word(majority),
             majority_answer=None if samples is None or leader < 0 else answer_html(samples.answers[place][leader]),
-            share=share,
             tags=tags,
             votes=[self._vote(place, number) for number in range(min(len(classes), MOST_CLASSES))],
             num_votes_left=max(0, len(classes) - MOST_CLASSES),
@@ -310,7 +308,6 @@ class Browser:
             judge=None if judge is None else word(judge[place, index]),
             facts=", ".join(facts),
             body=solution_html(row.generation),
-            is_long=len(row.generation) > 1500,
         )
 
 
@@ -320,8 +317,8 @@ def facts_of(problem: Problem) -> list[str]:
 
 
 def opening(text: str) -> str:
-    """The first words of a text, LaTeX's signs left out."""
-    plain = re.sub(r"\\[a-z]+|[\\{}]|\$(?!\d)", "", " ".join(text.split()))
+    """The first words of a text."""
+    plain = line_text(text)
     return plain if len(plain) <= 110 else plain[:108].rsplit(" ", 1)[0] + " …"
 
 
@@ -356,14 +353,21 @@ def _prose(text: str) -> Markup:
     return Markup('<div class="prose">{}</div>').format(text_html(text)) if text.strip() else Markup("")
 
 
-def code_html(code: str) -> Markup:
-    """Python in colours."""
-    from pygments import highlight
+@lru_cache(maxsize=1)
+def _lexer_and_formatter() -> tuple[Any, Any]:
+    """Made once: a formatter lays out its style when it is made, which takes as long as two solutions."""
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
+    return PythonLexer(), HtmlFormatter(nowrap=True)
+
+
+def code_html(code: str) -> Markup:
+    """Python in colours."""
+    from pygments import highlight
+
     try:
-        inner = Markup(highlight(code, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n"))
+        inner = Markup(highlight(code, *_lexer_and_formatter()).rstrip("\n"))
     except Exception:  # a lexer's trouble with a model's code: it is shown plain
         inner = escape(code)
     return Markup('<pre class="code">{}</pre>').format(inner)

@@ -42,6 +42,17 @@ _ATTRIBUTES = frozenset(
 )
 
 
+SIGNS = {
+    "sqrt": "√", "sum": "∑", "prod": "∏", "int": "∫", "pi": "π", "theta": "θ", "alpha": "α", "beta": "β", "angle": "∠",
+    "triangle": "△", "cdot": "·", "times": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠",
+    "neq": "≠", "infty": "∞", "circ": "°", "ldots": "…", "dots": "…", "cdots": "…", "in": "∈", "to": "→", "log": "log ",
+    "sin": "sin ", "cos": "cos ", "tan": "tan ", "gcd": "gcd ", "binom": "binom ",
+}  # fmt: skip
+"""Of LaTeX's commands, in a line of text."""
+_BRACED = r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+_FRACTION = re.compile(r"\\[dt]?frac" + 2 * _BRACED)
+
+
 def text_html(text: str) -> Markup:
     """The text, escaped, with its formulas as MathML and its line breaks kept (by the style's `white-space`)."""
     pieces, end = [], 0
@@ -76,6 +87,22 @@ def answer_html(answer: str | None) -> Markup:
 def _is_prose(source: str) -> bool:
     """Whether what stands between two dollars is a sentence between two prices."""
     return len(_WORD.findall(_TEXT_COMMAND.sub("", source))) >= 3 or "\n\n" in source
+
+
+def line_text(text: str) -> str:
+    """The text in one line, its formulas as one would type them, as far as that goes."""
+
+    def bare(found: re.Match[str]) -> str:
+        return found[0] if found["dollar"] and _is_prose(found["dollar"]) else found[0].strip("$")
+
+    plain = _FORMULA.sub(bare, " ".join(text.split()))
+    plain = _FRACTION.sub(lambda found: "/".join(map(_bracketed, found.groups())), plain)
+    plain = re.sub(r"\\([a-zA-Z]+) ?", lambda found: SIGNS.get(found[1], ""), plain)
+    return re.sub(r"[\\{}]", "", plain)
+
+
+def _bracketed(part: str) -> str:
+    return part if re.fullmatch(r"\\?\w+", part) else f"({part})"
 
 
 @lru_cache(maxsize=20_000)

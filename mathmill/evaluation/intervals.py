@@ -15,7 +15,7 @@ _WEIGHTS_AT_ONCE = 8_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of a 95 % interval."""
+    """Ends of a 95% interval."""
 
     low: float
     high: float

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from mathmill.serving.kinds import KINDS
 VERDICT = re.compile(r"\b(?:judge?ment|verdict)\b\W*(yes|no)\b|^\W*(yes|no)\b\W*$", re.IGNORECASE | re.MULTILINE)
 LONGEST_ANSWER = 1000
 """Characters: a longer answer is not asked about."""
+
+
+SAY_EVERY_S = 10.0
 
 
 class JudgeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +125,17 @@ class Judge:
             self._known[question] = asyncio.create_task(self._ask_both(question))
         return await self._known[question]
 
+    def told(self) -> str:
+        """What came of all that was asked, as a line."""
+        said = [task.result()[0] for task in self._known.values()]
+        text = (
+            f"{len(said):,} different answers: {said.count(True):,} the same as expected, {said.count(False):,} not, "
+        )
+        text += f"{said.count(None):,} could not tell"
+        if said and said.count(None) == len(said):
+            text += f"; {self.options.model} never gave a verdict: it may be no chat model, or want more --max_tokens"
+        return text
+
     async def _ask_both(self, question: Question) -> tuple[bool | None, str]:
         problem, expected, predicted = question
         one, other = await asyncio.gather(
@@ -174,12 +189,15 @@ async def judge_run(run: Run, options: JudgeOptions, say: Callable[[str], None])
             verdicts = open_judgement(folder, options)
             shards = shards_left(folder, options.name)
             task, tasks = int(os.environ.get("MATHMILL_TASK", 0)), int(os.environ.get("MATHMILL_TASKS", 1))
-            first = len(shards) * task // max(tasks, 1)
+            first, said = len(shards) * task // max(tasks, 1), time.monotonic()
             for number, shard in enumerate(shards[first:] + shards[:first], 1):
                 path = verdicts / f"{shard}.jsonl"
                 if not path.exists():
                     publish_once(path, lines_of(await _judged(folder, shard, judge)))
+                if number == len(shards) or time.monotonic() > said + SAY_EVERY_S:
+                    said = time.monotonic()
                     say(f"{folder.folder.name}: {number} of {len(shards)} shards, {judge.num_asked:,} questions asked")
+        say(judge.told())
     return 0
 
 

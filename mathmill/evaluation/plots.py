@@ -4,10 +4,11 @@ import io
 import re
 from collections.abc import Sequence
 
+import numpy as np
 from markupsafe import Markup
 
 from mathmill.evaluation.intervals import wilson
-from mathmill.evaluation.results import Evaluated, Score, groups_of
+from mathmill.evaluation.results import Evaluated, Group, Score, groups_of
 
 COLOURS = ["#2f6fdd", "#d9652b", "#1c9a78", "#8e5bd0", "#b8860b", "#c2417f", "#4b5563", "#0e8fa8"]
 STYLES = {"pass@k": (0, (4, 2)), "majority@k": "solid"}
@@ -29,7 +30,7 @@ def curve_chart(results: Sequence[Evaluated]) -> Markup | None:
             axes.fill_between(ks, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.12, linewidth=0)
             axes.plot(ks, 100 * curve.shares, color=colour, linewidth=2, linestyle=STYLES[curve.metric])
             if len(drawn) == 1 or curve.metric == "majority@k":
-                name = curve.metric if len(drawn) == 1 else result.label
+                name = curve.metric if len(drawn) == 1 else _short(result.label)
                 ends.append((100 * float(curve.shares[-1]), name, colour))
         greedy = result.score("greedy")
         if greedy is not None:
@@ -55,7 +56,7 @@ def curve_chart(results: Sequence[Evaluated]) -> Markup | None:
     axes.set_xlabel("samples a problem, k")
     axes.set_ylabel("problems solved, %")
     _label_ends(axes, ends, most)
-    return _svg(figure, "Accuracy against the number of samples")
+    return _svg(figure, "Accuracy against the number of samples", results[0].name)
 
 
 def _label_ends(axes, ends: list[tuple[float, str, str]], most: int) -> None:
@@ -72,74 +73,72 @@ def _label_ends(axes, ends: list[tuple[float, str, str]], most: int) -> None:
 
 
 def group_chart(results: Sequence[Evaluated], kind: str) -> Markup | None:
-    """Bars of one benchmark by level (or subject, …): the best of our metrics of every model, with Wilson's intervals."""
+    """Bars of one benchmark by level (or subject, …): the best of our metrics of every model, with Wilson's intervals.
+
+    They stand side by side, or lie below one another where there are many groups.
+    """
     groups = [group for group in groups_of(results[0].problems) if group.kind == kind]
-    bars = _bars(results)
+    what, bars = _bars(results)
     if not groups or not bars:
         return None
-    across = len(groups) > 6
-    figure, axes = _figure(6.2, 0.55 + 0.19 * len(groups) * (len(bars) + 0.9)) if across else _figure(6.2, 3.2)
+    lie = len(groups) > 6
+    figure, axes = _figure(6.2, 0.55 + 0.19 * len(groups) * (len(bars) + 0.9) if lie else 3.2)
     thick = 0.8 / len(bars)
     for number, (name, score) in enumerate(bars):
-        shares = [float(score.values[group.places].mean()) for group in groups]
+        shares = np.array([score.values[group.places].mean() for group in groups])
         ends = [
             wilson(share * len(group.places), len(group.places)) for share, group in zip(shares, groups, strict=True)
         ]
-        errors = [
-            [100 * (share - end.low) for share, end in zip(shares, ends, strict=True)],
-            [100 * (end.high - share) for share, end in zip(shares, ends, strict=True)],
-        ]
-        places = [place + (number - (len(bars) - 1) / 2) * thick for place in range(len(groups))]
-        draw = axes.barh if across else axes.bar
-        marks = {"xerr" if across else "yerr": errors}
-        size = {"height" if across else "width": thick * 0.92}
-        draw(
-            places,
-            [100 * share for share in shares],
-            **size,
-            **marks,
-            color=COLOURS[number % len(COLOURS)],
-            alpha=0.9,
-            label=name,
-            error_kw={"elinewidth": 1, "ecolor": _INK, "capsize": 0, "alpha": 0.65},
-        )
-    names = [
-        f"{group.name[:34]}  ({len(group.places):,})" if across else f"{group.name}\n{len(group.places):,}"
-        for group in groups
-    ]
-    if across:
-        axes.set_yticks(range(len(groups)), names)
+        errors = 100 * np.array([shares - [end.low for end in ends], [end.high for end in ends] - shares])
+        places = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * thick
+        look = {
+            "color": COLOURS[number % len(COLOURS)],
+            "alpha": 0.9,
+            "label": name,
+            "error_kw": {"elinewidth": 1, "ecolor": _INK, "capsize": 0, "alpha": 0.65},
+        }
+        if lie:
+            axes.barh(places, 100 * shares, height=0.92 * thick, xerr=errors, **look)
+        else:
+            axes.bar(places, 100 * shares, width=0.92 * thick, yerr=errors, **look)
+    _name_groups(axes, groups, what, lie)
+    if len(bars) > 1:
+        look = {"frameon": False, "fontsize": 9, "borderaxespad": 0.2, "handlelength": 1}
+        columns = 1 if sum(len(name) for name, _ in bars) > 50 else len(bars)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, **look)
+    return _svg(figure, f"Problems solved by {kind}", results[0].name)
+
+
+def _name_groups(axes, groups: Sequence[Group], what: str, lie: bool) -> None:
+    """Groups, with their number of problems, on one axis; per cent on the other, of `what` metric."""
+    if lie:
+        axes.set_yticks(range(len(groups)), [f"{group.name[:34]}  ({len(group.places):,})" for group in groups])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel("problems solved, %")
+        axes.set_xlabel(f"problems solved{what}, %")
         axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", visible=True)
+        axes.grid(axis="x", visible=True, color=_GRID, linewidth=0.8)
     else:
-        axes.set_xticks(range(len(groups)), names)
+        axes.set_xticks(range(len(groups)), [f"{group.name}\n{len(group.places):,}" for group in groups])
         axes.set_ylim(0, 100)
-        axes.set_ylabel("problems solved, %")
-    if len(bars) > 1:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=3,
-            frameon=False,
-            fontsize=9,
-            borderaxespad=0.2,
-            handlelength=1,
-        )
-    return _svg(figure, f"Problems solved by {kind}")
+        axes.set_ylabel(f"problems solved{what}, %")
 
 
-def _bars(results: Sequence[Evaluated]) -> list[tuple[str, Score]]:
-    """One model: greedy and majority. Several: each by the metric that all of them have."""
+def _bars(results: Sequence[Evaluated]) -> tuple[str, list[tuple[str, Score]]]:
+    """One model: greedy and majority. Several: each by the metric that all of them have, which is told first."""
     if len(results) == 1:
         count = results[0].num_samples
         found = [(metric, results[0].score(metric)) for metric in ("greedy", *([f"majority@{count}"] if count else []))]
-        return [(name, score) for name, score in found if score is not None]
+        return "", [(name, score) for name, score in found if score is not None]
     count = min(result.num_samples for result in results)
     metric = f"majority@{count}" if count else "greedy"
-    return [(f"{one.label}, {metric}", score) for one in results if (score := one.score(metric)) is not None]
+    scores = [(one.label, score) for one in results if (score := one.score(metric)) is not None]
+    return f", {metric}", [(_short(label), score) for label, score in scores]
+
+
+def _short(label: str) -> str:
+    """A model's name as it fits into a chart."""
+    return label if len(label) <= 44 else f"{label[:43]}…"
 
 
 def _figure(width: float, height: float):
@@ -160,16 +159,20 @@ def _figure(width: float, height: float):
     return figure, axes
 
 
-def _svg(figure, title: str) -> Markup:
-    """The figure as an SVG element that scales with the page, text as text in the page's font."""
+def _svg(figure, title: str, name: str) -> Markup:
+    """The figure as an SVG element that scales with the page, text as text in the page's font.
+
+    Several stand in one page, so their ids differ by title and name, and those that nothing refers to are left out.
+    """
     import matplotlib
 
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{title} {name}"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", text)
     text = re.sub(r"font: ([\d.]+px) inherit", r"font-size: \1", text)
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" ', r"<svg \1", text, count=1)

@@ -86,8 +86,22 @@ def write_report(
         browsers.append(_write_problems(result, number, folder, most_solutions, page_bytes))
     advance("charts")
     page = _environment().get_template("report.html.j2")
-    write_whole(folder / "index.html", page.render(_head(_title(results)) | _content(results, tables, browsers)))
+    _write_page(folder / "index.html", page.render(_head(_title(results)) | _content(results, tables, browsers)))
     return folder / "index.html"
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+"""Signs that no HTML may hold: of models' texts, since our own pages have none of them."""
+
+
+def _write_page(path: Path, text: str) -> None:
+    write_whole(path, _CONTROL.sub(_picture, text))
+
+
+def _picture(found: re.Match[str]) -> str:
+    """A control sign as it can be seen: U+2400 and on are pictures of the first 32; U+FFFD stands for the others."""
+    number = ord(found[0])
+    return chr(0x2400 + number) if number < 32 else "\u2421" if number == 127 else "\ufffd"
 
 
 def _title(results: Sequence[Evaluated]) -> str:
@@ -158,7 +172,7 @@ def _write_problems(
             "pages_json": Markup(json.dumps(known).replace("<", "\\u003c")),
         }
         text = template.render(_head(f"{result.title}: {result.label}", script) | content)
-        write_whole(folder / files[place], text)
+        _write_page(folder / files[place], text)
     first = {tag: next((files[p] for p, each in enumerate(counts) if each[tag]), files[0]) for tag in TAGS}
     tags = [(tag, name, totals[tag], TAG_HELP[tag]) for tag, name in TAGS.items()]
     return {

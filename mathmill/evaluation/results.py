@@ -1,5 +1,6 @@
 """What a model reached on a benchmark: greedy, pass@k, avg@k, majority@k, with intervals; by group; beside another model."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,13 +16,12 @@ from mathmill.evaluation.metrics import (
     average_at_k,
     expected_majority_at_k,
     leaders,
-    majority_at_k,
     pass_at_k,
     random_orders,
     taken,
 )
 from mathmill.evaluation.samples import CORRECT, Samples, Verdicts, load_samples, load_verdicts
-from mathmill.evaluation.sets import benchmark_of
+from mathmill.evaluation.sets import Kept, as_it_is_now, benchmark_of
 from mathmill.generation.sets import set_folders
 from mathmill.grading import GradingPool
 from mathmill.grading.vote import equal_by
@@ -31,6 +31,7 @@ from mathmill.run import Run
 
 ORDERS = 64
 """Orders of the samples that the curve of majority@k is averaged over."""
+MOST_WORKERS = 8
 GROUPS: dict[str, Callable[[Problem], str | None]] = {
     "level": lambda problem: None if problem.level is None else f"level {problem.level}",
     "subject": lambda problem: problem.subject,
@@ -158,7 +159,7 @@ class Evaluated:
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """pass@k, majority@k and avg@k at every k; majority and avg are averaged over orders of the samples."""
+        """pass@k and majority@k at every k; majority is averaged over orders of the samples."""
         if self.sampled is None or self.num_samples < 2:
             return []
         is_correct, classes = self.sampled.is_correct, self.sampled.class_numbers
@@ -172,11 +173,6 @@ class Evaluated:
             Curve(metric, table.mean(axis=0), ends[0, number], ends[1, number])
             for number, (metric, table) in enumerate(values.items())
         ]
-
-    def majority_in_order(self) -> Booleans:
-        """majority@k of the samples in their own order: what the table says at the largest k."""
-        assert self.sampled is not None
-        return majority_at_k(self.sampled.class_numbers, self.sampled.is_correct)
 
 
 def _binary(metric: str, verdict: str, is_correct: Booleans) -> Score:
@@ -259,6 +255,11 @@ def compare_all(results: Sequence[Evaluated]) -> list[Comparison]:
     return comparisons
 
 
+def workers() -> int:
+    """Processes that compare answers for a report: it may be made on a login node, which others share."""
+    return min(MOST_WORKERS, max(2, len(os.sched_getaffinity(0))))
+
+
 def evaluate_runs(
     runs: Sequence[Run],
     *,
@@ -272,7 +273,7 @@ def evaluate_runs(
     """
     results = [result for run in runs for result in _load_run(run, models, advance)]
     refuse_other_problems(results)
-    pool = GradingPool()
+    pool = GradingPool(workers())
     try:
         for result in results:
             advance(f"votes of {result.label} on {result.title}")
@@ -315,6 +316,9 @@ def _load_run(run: Run, models: Sequence[str] | None, advance: Callable[[str], N
                 f"{run.folder}: two sets of {name} are {decoding} ({folder.folder.name} is one); summarize them apart"
             )
         setattr(result, decoding, samples)
+    for result in found.values():
+        if isinstance(result.benchmark, Kept):
+            result.benchmark = as_it_is_now(run, result.benchmark)
     return list(found.values())
 
 
@@ -350,7 +354,7 @@ def _use_policy(result: Evaluated, pool: GradingPool) -> None:
     from mathmill.generation.regrade import regrade
 
     policy = result.benchmark.policy
-    own = GradingPool(policy=policy)
+    own = GradingPool(workers(), policy=policy)
     try:
         for samples in (result.greedy, result.sampled):
             if samples is not None:

@@ -168,5 +168,10 @@ def load_verdicts(samples: Samples, name: str) -> Verdicts:
     places = {problem.problem_id: place for place, problem in enumerate(samples.problems)}
     for path in sorted(folder.glob("p*.jsonl")):
         for row in read_records(path, _Verdict):
+            if row.problem_id not in places or not 0 <= row.sample_index < samples.num_samples:
+                raise UserError(
+                    f"{path}: {row.problem_id}, sample {row.sample_index} is no row of this set; remove this file, and "
+                    "make its verdicts again"
+                )
             verdicts[places[row.problem_id], row.sample_index] = _verdict(row.is_correct)
     return verdicts

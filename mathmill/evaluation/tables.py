@@ -61,7 +61,7 @@ def main_table(results: Sequence[Evaluated]) -> Table:
     heads = ["benchmark", "model", *(["verdict"] if judged else []), "problems", *(["k"] if sampled else []), "greedy"]
     heads += ["avg@k", "majority@k", "pass@k"] * sampled
     note = (
-        "Per cent of all problems, with 95 % intervals: Wilson's for greedy and majority, 10,000 bootstrap draws of problems "
+        "Per cent of all problems, with 95% intervals: Wilson's for greedy and majority, 10,000 bootstrap draws of problems "
         "for avg and pass. Majority: classes of equal answers; a tie goes to the answer seen first; a class is judged by "
         "its first answer."
     )
@@ -87,7 +87,7 @@ def counts_table(results: Sequence[Evaluated]) -> Table:
             kinds = (counts.no_answer, counts.could_not_tell, counts.with_failed_block, counts.cut)
             rows.append(
                 [result.title, result.label, counts.decoding, f"{counts.num_solutions:,}"]
-                + [f"{number:,}\n{percent(number / total)} %" if number else "0" for number in kinds]
+                + [f"{number:,}\n{percent(number / total)}%" if number else "0" for number in kinds]
                 + [f"{counts.quarantined:,}", f"{counts.blocks_each:.2f}", f"{counts.tokens_each:,.0f}"]
             )
     heads = [
@@ -149,7 +149,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table | None:
         for one in comparisons
     ]
     heads = ["benchmark", "metric", "models", "difference", "better on", "p", "test"]
-    note = "First less second, in points, on the same problems, with 95 % intervals; on how many problems each is the better one."
+    note = "First less second, in points, on the same problems, with 95% intervals; on how many problems each is the better one."
     return Table("Pairs of models", heads, rows, note)
 
 
@@ -204,7 +204,7 @@ def published_table(results: Sequence[Evaluated], table: str) -> Table:
     heads = ["model", *(f"{column.title}\n{column.decoding}" for column in columns)]
     sources = "; ".join(dict.fromkeys(column.reference.source for column in columns))
     note = (
-        f"Published: {sources}. Below a published result: {ours[0]} less it, in points, with Newcombe's 95 % interval for "
+        f"Published: {sources}. Below a published result: {ours[0]} less it, in points, with Newcombe's 95% interval for "
         "two separate sets of problems (on the same problems it is wider than need be)."
     )
     if any(column.reference.verdict == "judge" for column in columns) and not any(result.judged for result in results):

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import yaml
@@ -62,6 +62,9 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self.problems.partition(":")[2]
 
 
+Kind = TypeVar("Kind", bound=Benchmark)
+
+
 def benchmark_folder() -> Path:
     return shipped("problems") / "benchmarks"
 
@@ -73,7 +76,18 @@ def known_benchmarks() -> list[str]:
 
 def load_benchmark(name: str) -> tuple[str, Benchmark]:
     """Name and content of a shipped benchmark, or of a PATH.yaml. Raises UserError for what a user can mend."""
-    if "/" in name or name.endswith((".yaml", ".yml")):
+    path = benchmark_file(name)
+    return path.stem, read_benchmark(path)
+
+
+def is_path(name: str) -> bool:
+    """Whether a benchmark is asked for by the path of its file."""
+    return "/" in name or name.endswith((".yaml", ".yml"))
+
+
+def benchmark_file(name: str) -> Path:
+    """The yaml of a shipped benchmark, or PATH.yaml itself. UserError where there is none."""
+    if is_path(name):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"no benchmark file {name}")
@@ -84,13 +98,13 @@ def load_benchmark(name: str) -> tuple[str, Benchmark]:
             close = difflib.get_close_matches(name, known, n=1)
             meant = f"; did you mean '{close[0]}'?" if close else "."
             raise UserError(f"no benchmark '{name}'{meant} Known: {', '.join(known)}, or a path to a yaml file")
-    return path.stem, read_benchmark(path)
+    return path
 
 
-def read_benchmark(path: Path) -> Benchmark:
+def read_benchmark(path: Path, kind: type[Kind] = Benchmark) -> Kind:  # type: ignore[assignment]
     """The benchmark in a file."""
     try:
-        benchmark = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), Benchmark)
+        benchmark = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), kind)
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: no yaml: {' '.join(str(problem).split())}") from None
     except msgspec.ValidationError as problem:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from mathmill.errors import UserError
-from mathmill.evaluation.sets import GREEDY, SAMPLED, keep_benchmark, set_name
+from mathmill.evaluation.sets import BOUND, GREEDY, SAMPLED, changed_keys, keep_benchmark, kept_benchmark, set_name
 from mathmill.generation.sets import Sampling
 from mathmill.launch.cluster import Model
 from mathmill.launch.launching import cluster_for
@@ -71,6 +71,8 @@ class EvaluationOptions(SamplingOptions):
     benchmarks: str = "words:8"
     """NAME or NAME:K, separated by commas: one greedy solution a problem, and with K that many sampled ones. A NAME in
     problems/benchmarks/, or a path to a yaml file."""
+    num_problems: int | None = None
+    """At most this many problems of each benchmark, evenly spaced over it, in a run of their own; unset: all."""
     settings: Literal["openmathinstruct-1", "openmathinstruct-2"] = "openmathinstruct-1"
     """As published: -1: code, 6 executions, errors shown; -2: text, chat template, 4,096 tokens. Flags below replace parts."""
     prompt: str | None = None
@@ -100,6 +102,8 @@ class Wanted:
     """A benchmark with its problems, and how many sampled solutions of each are wanted."""
 
     name: str
+    asked: str
+    """As the flag has it: a name, or the path of its yaml."""
     benchmark: Benchmark
     problems: list[Problem]
     num_samples: int
@@ -112,25 +116,28 @@ def main() -> None:
 def run_evaluation(options: EvaluationOptions) -> int:
     """Launch what is missing of the evaluation that the options name; a finished one prints its results."""
     refuse_contradictions(options)
-    wanted = [wanted_of(word) for word in benchmark_words(options.benchmarks)]
+    wanted = [wanted_of(word, options.num_problems) for word in benchmark_words(options.benchmarks)]
     cluster = cluster_for(options)
     model = model_of(options, cluster)
     run = Run(Path("runs", options.run or run_name(options, model)).resolve())
+    changes = [line for one in wanted for line in changes_of(options, one, run)]
     planned = [each for one in wanted for each in plan_benchmark(options, one, run, model)]
     if not planned:
         raise UserError("--no_greedy and no K: nothing to do; write --benchmarks NAME:K")
-    if not (work_of_all(planned).shards_left or options.dry_run or options.test_only):
-        from mathmill.stages.summarize_results import print_results
-
-        print_results([run])
-        print(f"{run.folder} is finished; nothing to do", file=sys.stderr)
-        return 0
 
     def keep_benchmarks() -> None:
         for one in wanted:
-            keep_benchmark(run, one.name, one.benchmark)
+            keep_benchmark(run, one.name, one.benchmark, one.asked)
 
-    return launch_sets(planned, model, cluster, run, options, work_lines(options, wanted, planned), keep_benchmarks)
+    if not (work_of_all(planned).shards_left or options.dry_run or options.test_only):
+        from mathmill.stages.summarize_results import print_results
+
+        print_results([run])  # before what it kept is renewed, so that a change is told
+        keep_benchmarks()
+        print(f"{run.folder} is finished; nothing to do", file=sys.stderr)
+        return 0
+    summary = [*work_lines(options, wanted, planned), *changes]
+    return launch_sets(planned, model, cluster, run, options, summary, keep_benchmarks)
 
 
 def refuse_contradictions(options: EvaluationOptions) -> None:
@@ -138,7 +145,7 @@ def refuse_contradictions(options: EvaluationOptions) -> None:
     refuse_contradictory_server(options)
     given = [
         name
-        for name in ("max_tokens", "max_tokens_per_round", "max_code_executions")
+        for name in ("num_problems", "max_tokens", "max_tokens_per_round", "max_code_executions")
         if getattr(options, name) is not None
     ]
     refuse_below_one(options, *given)
@@ -170,7 +177,8 @@ def benchmark_words(text: str) -> list[tuple[str, int]]:
     return words
 
 
-def wanted_of(word: tuple[str, int]) -> Wanted:
+def wanted_of(word: tuple[str, int], num_problems: int | None = None) -> Wanted:
+    """The benchmark of a name, with its problems or so many of them."""
     name, benchmark = load_benchmark(word[0])
     try:
         problems = load_problems(benchmark.problems)
@@ -181,13 +189,43 @@ def wanted_of(word: tuple[str, int]) -> Wanted:
             f"benchmark {name} is not prepared ({str(problem).partition('.')[0]}); "
             f"do it once: python pipeline/prepare_data.py {word[0]}"
         ) from None
-    return Wanted(slug(name), benchmark, problems, word[1])
+    return Wanted(slug(name), word[0], benchmark, evenly_spaced(problems, num_problems), word[1])
+
+
+def evenly_spaced(problems: list[Problem], count: int | None) -> list[Problem]:
+    """So many of the problems, from all over the benchmark, since many are sorted by subject or level."""
+    if count is None or count >= len(problems):
+        return problems
+    return [problems[place * len(problems) // count] for place in range(count)]
+
+
+def changes_of(options: EvaluationOptions, one: Wanted, run: Run) -> list[tuple[str, str]]:
+    """What is to be said of a benchmark that changed since the run was started; UserError if its sets cannot go on."""
+    kept = kept_benchmark(run, one.name)
+    changed = [] if kept is None else changed_keys(kept, one.benchmark)
+    for key in BOUND:
+        if key in changed and not (key == "prompt" and chosen_prompt(options)):
+            raise UserError(
+                f"{run.folder} was started with {key} {getattr(kept, key)} of benchmark {one.name}, not "
+                f"{getattr(one.benchmark, key)}; use another --run, or that {key}"
+            )
+    told = [key for key in changed if key not in BOUND]
+    return (
+        [("note", f"benchmark {one.name} has another {', '.join(told)} than before: as it is now goes")] if told else []
+    )
 
 
 def run_name(options: EvaluationOptions, model: Model) -> str:
-    """The same for the same model, settings and prompt, so that the same command goes on."""
-    prompt = [slug(Path(options.prompt).stem)] if options.prompt else []
-    return "-".join(["evaluation", slug(model.name), options.settings.replace("openmathinstruct", "omi"), *prompt])
+    """The same for the same model, settings, prompt and number of problems, so that the same command goes on."""
+    parts = ["evaluation", slug(model.name), options.settings.replace("openmathinstruct", "omi")]
+    parts += [slug(Path(options.prompt).stem)] if options.prompt else []
+    parts += [f"{options.num_problems}-problems"] if options.num_problems is not None else []
+    return "-".join(parts)
+
+
+def chosen_prompt(options: EvaluationOptions) -> str | None:
+    """The prompt of all benchmarks, instead of each one's own."""
+    return options.prompt or PROMPTS.get(options.settings)
 
 
 def sampling_of(options: EvaluationOptions) -> Sampling:
@@ -200,7 +238,7 @@ def plan_benchmark(
     options: EvaluationOptions, one: Wanted, run: Run, model: Model, label: str = ""
 ) -> list[PlannedSet]:
     """The sets of a benchmark: one greedy solution a problem, and the sampled ones. `label`: of one of a run's several models."""
-    prompt = load_prompt(options.prompt or PROMPTS.get(options.settings) or one.benchmark.prompt)
+    prompt = load_prompt(chosen_prompt(options) or one.benchmark.prompt)
     sampled = sampling_of(options)
     greedy = msgspec.structs.replace(sampled, temperature=0.0)
     asked = [(GREEDY, greedy, 1)] * options.greedy + [(SAMPLED, sampled, one.num_samples)] * bool(one.num_samples)

@@ -89,8 +89,16 @@ def exported_folder(run: Run, step: int) -> Path:
 
 def kept_steps(run: Run) -> list[int]:
     """Steps whose weights are kept for export."""
-    abouts = sorted(checkpoints_of(run).glob("step-*/about.json"))
-    return [about["step"] for path in abouts if (about := json.loads(path.read_text()))["kept"]]
+    steps = []
+    for path in sorted(checkpoints_of(run).glob("step-*/about.json")):
+        try:
+            about = json.loads(path.read_text())
+        except ValueError as problem:
+            raise UserError(
+                f"{path} cannot be read ({problem}); remove that checkpoint's folder if it is damaged"
+            ) from None
+        steps += [about["step"]] * about["kept"]
+    return steps
 
 
 def chosen_steps(run: Run, options: ExportOptions) -> list[int]:

@@ -29,7 +29,8 @@ class JudgeStageOptions(SamplingOptions):
     """Ask a model whether each answer of a run is the expected one, in both directions. The same command goes on."""
 
     model: str | None = None
-    """The judge, needed: a name under models: in the cluster's file, or a Hugging Face folder with a chat template."""
+    """The judge, needed: a name under models: in the cluster's file, or a Hugging Face folder with a chat template. The
+    bundled one, words, is no judge: with a --prompt of `template: raw` it ends with "could not tell" for every answer."""
     run: Positional[str | None] = None
     """Name of a run in runs/, or its folder (default: the newest)."""
     name: str = "judge"

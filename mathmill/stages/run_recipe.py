@@ -46,7 +46,7 @@ def run_recipe(options: RunRecipeOptions) -> int:
         for one in [*plan.sets, *plan.evaluations]:
             create_set(plan.run, one.sample_set, one.problems).grow(one.num_samples)
         for wanted in plan.students.wanted if plan.students else []:
-            keep_benchmark(plan.run, wanted.name, wanted.benchmark)
+            keep_benchmark(plan.run, wanted.name, wanted.benchmark, wanted.asked)
 
     jobs = waiting_jobs(plan.stages, live)
     if live and not jobs:

@@ -15,7 +15,7 @@ from mathmill.options import script
 from mathmill.run import Run, check_run_name
 from mathmill.stages.sft_recipe import Recipe, load_recipe
 from mathmill.training.layout import data_parallel, memory_estimate, mistakes
-from mathmill.training.options import TrainerOptions
+from mathmill.training.options import TrainerOptions, TrainingSettings
 from mathmill.training.shape import ModelShape, read_shape, shape_of
 
 UTILISATION = 0.4
@@ -105,6 +105,10 @@ def run_sft(options: SftOptions) -> int:
     cluster = cluster_for(options)
     if options.num_jobs != 1:
         raise UserError("--num_jobs: a training is one job, which queues itself again; use --num_nodes")
+    if options.add_jobs:
+        raise UserError(
+            "--add_jobs: a training is one job; stop it first, and the same command goes on: python pipeline/cancel.py"
+        )
     if options.run is not None:
         check_run_name(options.run)
     run = Run(Path("runs", options.run or f"sft-{Path(options.recipe).name.removesuffix('.yaml')}").resolve())
@@ -137,7 +141,10 @@ def run_sft(options: SftOptions) -> int:
         create_run(run)
         (run.folder / "training").mkdir(exist_ok=True)
 
-    return launch([job], cluster, run, options, summary, prepare=prepare)
+    code = launch([job], cluster, run, options, summary, prepare=prepare)
+    if code == 0 and cluster.executor == "local" and finished_steps(Path(trainer.folder)):
+        print(f"next       python pipeline/export_checkpoint.py {run.name}", file=sys.stderr)
+    return code
 
 
 def overridden(recipe: Recipe, options: SftOptions) -> Recipe:
@@ -191,7 +198,6 @@ def processes_per_node(recipe: Recipe, cluster: Cluster) -> int:
 
 def trainer_options(options: SftOptions, recipe: Recipe, cluster: Cluster, run: Run, model: Path) -> TrainerOptions:
     """What the trainer is told."""
-    shared = {field.name for field in fields(TrainerOptions)} & {field.name for field in fields(Recipe)} - {"model"}
     return TrainerOptions(
         folder=str(run.folder / "training"),
         model=str(model),
@@ -201,7 +207,7 @@ def trainer_options(options: SftOptions, recipe: Recipe, cluster: Cluster, run: 
         output_field=options.output_field,
         peak_tflops=cluster.gpu_tflops if recipe.device == "cuda" else None,
         wandb_project=options.wandb_project,
-        **{name: getattr(recipe, name) for name in shared},
+        **{field.name: getattr(recipe, field.name) for field in fields(TrainingSettings)},
     )
 
 
@@ -235,7 +241,7 @@ def settled(trainer: TrainerOptions, recipe: Recipe, rows: int | None) -> Traine
     """With the steps between kept checkpoints, where the recipe says how many an epoch has."""
     if trainer.save_every is not None or recipe.saves_per_epoch is None or rows is None or trainer.packing:
         return trainer
-    return replace(trainer, save_every=max(1, rows // trainer.global_batch // recipe.saves_per_epoch))
+    return replace(trainer, save_every=math.ceil(rows / trainer.global_batch / recipe.saves_per_epoch))
 
 
 def refuse_other_options(run: Run, trainer: TrainerOptions, job: str) -> None:
@@ -308,7 +314,7 @@ def summary_lines(
     """What a launch says of a training: model, layout, memory, steps, tokens, time."""
     processes, rows = counts
     dp = data_parallel(trainer, processes)
-    unit = "GPUs" if trainer.device == "cuda" else "processes"
+    unit = "GPUs" if trainer.device == "cuda" else "processes" if processes > 1 else "process"
     accumulation = trainer.global_batch // (trainer.micro_batch * dp)
     lines = [
         ("recipe", recipe.description),
@@ -323,16 +329,17 @@ def summary_lines(
         ),
     ]
     memory = memory_estimate(shape, trainer, processes)
+    estimate = memory.text("GPU" if trainer.device == "cuda" else "process")
     fits = ""
     if trainer.device == "cuda" and cluster.gpu_memory_gb is not None:
         share = memory.total / 1e9 / cluster.gpu_memory_gb
         fits = f"; {share:.0%} of {cluster.gpu_memory_gb:g} GB"
         if share > 1:
             raise UserError(
-                f"estimated {memory}, more than the {cluster.gpu_memory_gb:g} GB of {cluster.file}; raise --tensor_parallel or "
+                f"estimated {estimate}, more than the {cluster.gpu_memory_gb:g} GB of {cluster.file}; raise --tensor_parallel or "
                 "--pipeline_parallel, or lower --micro_batch"
             )
-    lines.append(("memory", f"about {memory}{fits}"))
+    lines.append(("memory", f"about {estimate}{fits}"))
     lines.append(("work", _work(trainer, shape, cluster, processes, rows)))
     return lines
 
@@ -343,7 +350,8 @@ def _work(trainer: TrainerOptions, shape: ModelShape, cluster: Cluster, processe
     if steps is None:
         return f"{known}, {trainer.epochs:g} epochs"
     most = steps * trainer.global_batch * trainer.context_length
-    text = f"{known}, {steps:,} steps of {trainer.global_batch}, at most {most / 1e9:,.3g} billion tokens"
+    tokens = f"{most / 1e9:,.3g} billion" if most >= 1e8 else f"{most:,}"
+    text = f"{known}, {steps:,} steps of {trainer.global_batch}, at most {tokens} tokens"
     if cluster.gpu_tflops and trainer.device == "cuda":
         flops = most * shape.flops_per_token(trainer.context_length) * (4 / 3 if trainer.recompute == "full" else 1)
         hours = flops / (processes * cluster.gpu_tflops * 1e12 * UTILISATION) / 3600

@@ -51,6 +51,9 @@ def summarize_results(options: SummarizeOptions) -> int:
         raise UserError(f"--solutions_per_problem must be at least 1, not {options.solutions_per_problem}")
     if not 0.05 <= options.page_mb <= 1000:
         raise UserError(f"--page_mb must lie between 0.05 and 1000, not {options.page_mb}")
+    for name in ("published", "judge"):
+        if getattr(options, name) == "":
+            raise UserError(f"--{name} is empty; give a name, or leave it out")
     runs = [find_run(name) for name in options.runs] or [find_run(None)]
     if len({run.folder for run in runs}) < len(runs):
         raise UserError("a run is named twice")

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.managers import SyncManager
@@ -21,9 +20,11 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
 
+from mathmill.errors import UserError
 from mathmill.files import sync_folder, write_whole
-from mathmill.parent import die_with_parent
+from mathmill.parent import end_with
 
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 """megatron-core's form of the optimizer's state that another layout can read."""
@@ -44,7 +45,19 @@ def kept_steps(folder: Path) -> list[int]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    return json.loads((path / "about.json").read_text())
+    """What `save` was told of a checkpoint. UserError for a damaged one."""
+    try:
+        return json.loads((path / "about.json").read_text())
+    except (OSError, ValueError) as problem:
+        raise damaged(path, problem) from None
+
+
+def damaged(path: Path, problem: BaseException) -> UserError:
+    """What is said of a checkpoint that is named as whole and cannot be read."""
+    reason = " ".join(f"{type(problem).__name__} {problem}".split())[:200]
+    return UserError(
+        f"{path} cannot be read ({reason}); if its files are damaged, remove it: the same command then goes on without"
+    )
 
 
 def _step(path: Path) -> int:
@@ -54,16 +67,9 @@ def _step(path: Path) -> int:
 def results_queue() -> SyncManager:
     """The process behind megatron-core's queue of write results, which by itself would outlive a rank that is killed."""
     manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
-    manager.start(end_with, (os.getpid(),))
+    manager.start(end_with, (os.getpid(),))  # which stands where its import brings no torch with it
     filesystem_async._results_queue = manager.Queue()
     return manager
-
-
-def end_with(parent: int) -> None:
-    """End this process with its parent, also where that one is gone already."""
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def adams(optimizer: Any) -> list[tuple[Any, torch.optim.AdamW]]:
@@ -132,8 +138,20 @@ class Checkpoints:
         return found[0]
 
     def load(self, step: int) -> dict[str, Any]:
-        """Set model and optimizer to what they were after this step; gives what `save` was told."""
+        """Set model and optimizer to what they were after this step; gives what `save` was told. UserError if it is damaged."""
         path = step_folder(self._folder, step)
+        about = read_about(path)
+        try:
+            self._load(path)
+        except torch.OutOfMemoryError:
+            raise
+        except CheckpointException as several:  # no Exception: torch gives what each rank met
+            raise damaged(path, next(iter(several.failures.values()))[0]) from None
+        except Exception as problem:  # what pickle and megatron-core raise on files that are cut or mixed
+            raise damaged(path, problem) from None
+        return about
+
+    def _load(self, path: Path) -> None:
         model = self._model_state()
         loaded = dist_checkpointing.load({"model": model}, str(path / "weights"))
         self._model.load_state_dict(loaded["model"], strict=True)
@@ -142,7 +160,6 @@ class Checkpoints:
         loaded = dist_checkpointing.load({"optimizer": state}, str(path / "optimizer"))
         self._optimizer.load_state_dict(loaded["optimizer"])
         restore_steps(self._optimizer)
-        return read_about(path)
 
     def save(self, step: int, about: dict[str, Any]) -> None:
         """Write a checkpoint; asynchronously it is whole only after a later `poll` or `finish`."""

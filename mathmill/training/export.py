@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Checkpoint:
     def __init__(self, weights: Path, shape: ModelShape):
         if not (weights / "metadata.json").exists():
             raise UserError(f"{weights} is no whole checkpoint; look with: ls {weights.parent.parent}")
-        self._shape = shape
+        self._weights, self._shape = weights, shape
         self._reader = FileSystemReader(weights)
         metadata = self._reader.read_metadata()
         self._reader.set_up_storage_reader(metadata, is_coordinator=True)
@@ -97,7 +98,11 @@ class Checkpoint:
         chunk = ChunkStorageMetadata(torch.Size(start for start, _ in part), torch.Size(length for _, length in part))
         content = torch.empty(chunk.sizes, dtype=whole.properties.dtype)
         plan = LoadPlan(create_read_items_for_chunk_list(key, whole, [chunk]))
-        self._reader.read_data(self._reader.prepare_local_plan(plan), _Into(content)).wait()
+        try:
+            self._reader.read_data(self._reader.prepare_local_plan(plan), _Into(content)).wait()
+        except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as problem:
+            reason = " ".join(f"{type(problem).__name__} {problem}".split())[:200]
+            raise UserError(f"{self._weights}: its files are damaged ({reason}); export another checkpoint") from None
         return content.reshape(size)
 
 

@@ -52,6 +52,10 @@ def _wrong_numbers(options: TrainerOptions) -> Iterator[str]:
 
 def _wrong_experts(shape: ModelShape, options: TrainerOptions, dp: int) -> Iterator[str]:
     ep = options.expert_parallel
+    if shape.num_experts and options.tensor_parallel > 1 and not options.sequence_parallel:
+        # megatron-core refuses it in the first step: every rank would send all tokens to the experts
+        other = "use --pipeline_parallel" if options.device == "cpu" else "add --sequence_parallel"
+        yield f"a mixture of experts is not trained with --tensor_parallel {options.tensor_parallel} alone: {other}"
     if ep == 1:
         return
     if not shape.num_experts or shape.num_experts % ep or dp % ep:
@@ -86,9 +90,10 @@ class Memory:
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
-    def __str__(self) -> str:
+    def text(self, unit: str) -> str:
+        """As one reads it; `unit` is what has so much memory, `GPU` or `process`."""
         parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in vars(self).items())
-        return f"{self.total / 1e9:,.1f} GB a GPU ({parts})"
+        return f"{self.total / 1e9:,.1f} GB a {unit} ({parts})"
 
 
 def memory_estimate(shape: ModelShape, options: TrainerOptions, processes: int) -> Memory:

@@ -350,7 +350,8 @@ class _Stop:
 def _say_start(training: Training, first: int) -> None:
     place, options = training.place, training.options
     kernels = "Transformer Engine" if place.transformer_engine else "megatron-core's own layers"
+    unit = "process" if place.world == 1 else "processes"
     say(
         f"{training.shape.num_parameters:,} parameters, {options.precision}, {kernels}; tensor {place.tp} x pipeline {place.pp} "
-        f"x data {place.dp} = {place.world} processes; {training.steps} steps of {options.global_batch}, from step {first}"
+        f"x data {place.dp} = {place.world} {unit}; {training.steps} steps of {options.global_batch}, from step {first}"
     )

@@ -86,10 +86,17 @@ def seed_step(options: TrainerOptions, place: Place, step: int) -> None:
     torch.manual_seed(seed)
 
 
-def transformer_config(shape: ModelShape, options: TrainerOptions, place: Place, **changes: Any) -> TransformerConfig:
-    """megatron-core's configuration of a shape. Fusions need a GPU, and its kernels Transformer Engine."""
-    on_gpu = options.device == "cuda"
-    bf16 = options.precision == "bf16"
+def transformer_config(shape: ModelShape, options: TrainerOptions, place: Place) -> TransformerConfig:
+    """megatron-core's configuration of a shape."""
+    return TransformerConfig(
+        **_architecture(shape, options),
+        **_experts(shape, options, place),
+        **_layout(options, place),
+        **_arithmetic(options, place),
+    )
+
+
+def _architecture(shape: ModelShape, options: TrainerOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "num_layers": shape.num_layers,
         "hidden_size": shape.hidden_size,
@@ -104,18 +111,53 @@ def transformer_config(shape: ModelShape, options: TrainerOptions, place: Place,
         "add_bias_linear": False,
         "hidden_dropout": options.hidden_dropout,
         "attention_dropout": options.attention_dropout,
+    }
+    if shape.window is not None and shape.window < options.context_length:
+        settings["window_size"] = (shape.window - 1, 0)
+    return settings
+
+
+def _experts(shape: ModelShape, options: TrainerOptions, place: Place) -> dict[str, Any]:
+    if not shape.num_experts:
+        return {}
+    return {
+        "num_moe_experts": shape.num_experts,
+        "moe_router_topk": shape.experts_per_token,
+        "moe_router_load_balancing_type": "aux_loss" if options.moe_aux_loss else "none",
+        "moe_aux_loss_coeff": options.moe_aux_loss,
+        "moe_token_dispatcher_type": "alltoall" if options.device == "cuda" else "allgather",
+        "moe_grouped_gemm": place.transformer_engine,
+        "moe_ffn_hidden_size": shape.ffn_size,
+    }
+
+
+def _layout(options: TrainerOptions, place: Place) -> dict[str, Any]:
+    recompute: dict[str, Any] = {}
+    if options.recompute == "full":
+        recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    elif options.recompute == "selective":
+        recompute = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {
         "tensor_model_parallel_size": place.tp,
         "pipeline_model_parallel_size": place.pp,
         "expert_model_parallel_size": options.expert_parallel,
         "sequence_parallel": options.sequence_parallel and place.tp > 1,
+        "batch_p2p_sync": False,
+        "deallocate_pipeline_outputs": True,  # its backward is also the one under which cpu.py sees recomputation
+        **recompute,
+    }
+
+
+def _arithmetic(options: TrainerOptions, place: Place) -> dict[str, Any]:
+    """Number types and kernels. Fusions need a GPU, and megatron-core's own of them Transformer Engine."""
+    on_gpu, bf16 = options.device == "cuda", options.precision == "bf16"
+    return {
         "params_dtype": torch.bfloat16 if bf16 else torch.float32,
         "pipeline_dtype": torch.bfloat16 if bf16 else torch.float32,
         "bf16": bf16,
         "attention_softmax_in_fp32": True,
         "calculate_per_token_loss": True,
         "use_cpu_initialization": not on_gpu,
-        "batch_p2p_sync": False,
-        "deallocate_pipeline_outputs": True,  # its backward is also the one under which cpu.py sees recomputation
         "masked_softmax_fusion": False,
         "bias_dropout_fusion": on_gpu,
         "bias_activation_fusion": on_gpu,
@@ -124,23 +166,6 @@ def transformer_config(shape: ModelShape, options: TrainerOptions, place: Place,
         "persist_layer_norm": False,
         "cross_entropy_loss_fusion": False,
     }
-    if shape.window is not None and shape.window < options.context_length:
-        settings["window_size"] = (shape.window - 1, 0)
-    if shape.num_experts:
-        settings |= {
-            "num_moe_experts": shape.num_experts,
-            "moe_router_topk": shape.experts_per_token,
-            "moe_router_load_balancing_type": "aux_loss" if options.moe_aux_loss else "none",
-            "moe_aux_loss_coeff": options.moe_aux_loss,
-            "moe_token_dispatcher_type": "alltoall" if on_gpu else "allgather",
-            "moe_grouped_gemm": place.transformer_engine,
-            "moe_ffn_hidden_size": shape.ffn_size,
-        }
-    if options.recompute == "full":
-        settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    elif options.recompute == "selective":
-        settings |= {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
-    return TransformerConfig(**{**settings, **changes})
 
 
 def build_model(shape: ModelShape, options: TrainerOptions, place: Place) -> GPTModel:

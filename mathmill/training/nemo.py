@@ -23,22 +23,37 @@ def nemo_settings(options: TrainerOptions, model_type: str, layout: tuple[int, i
     for name, value in NOT_THERE.items():
         if getattr(options, name) != value:
             raise UserError(f"--trainer nemo does not know {name} {getattr(options, name)!r}; use --trainer megatron")
-    nodes, devices = layout
-    folder = Path(options.folder)
     save_every = options.save_every or steps
+    return {
+        **_model(options, model_type),
+        **_loop(options, layout, steps, save_every),
+        **_optimizer(options, steps),
+        **_rows(options),
+        **_checkpoints(options, save_every),
+    }
+
+
+def _model(options: TrainerOptions, model_type: str) -> dict[str, Any]:
+    full = {"recompute_method": "uniform", "recompute_num_layers": 1} if options.recompute == "full" else {}
     return {
         "model": {
             "class": MODELS[model_type],
             "source": f"hf://{options.model}",
-            "imported": str(folder / "nemo-model"),
+            "imported": str(Path(options.folder) / "nemo-model"),
         },
         "model_config": {
             "hidden_dropout": options.hidden_dropout,
             "attention_dropout": options.attention_dropout,
             "seq_length": options.context_length,
             "recompute_granularity": None if options.recompute == "none" else options.recompute,
-            **({"recompute_method": "uniform", "recompute_num_layers": 1} if options.recompute == "full" else {}),
+            **full,
         },
+    }
+
+
+def _loop(options: TrainerOptions, layout: tuple[int, int], steps: int, save_every: int) -> dict[str, Any]:
+    nodes, devices = layout
+    return {
         "MegatronStrategy": {
             "tensor_model_parallel_size": options.tensor_parallel,
             "pipeline_model_parallel_size": options.pipeline_parallel,
@@ -57,6 +72,17 @@ def nemo_settings(options: TrainerOptions, model_type: str, layout: tuple[int, i
             "use_distributed_sampler": False,
         },
         "MegatronMixedPrecision": {"precision": "bf16-mixed" if options.precision == "bf16" else "32"},
+    }
+
+
+def _optimizer(options: TrainerOptions, steps: int) -> dict[str, Any]:
+    cosine = {
+        "max_steps": steps,
+        "warmup_steps": options.warmup_steps,
+        "constant_steps": 0,
+        "min_lr": options.min_learning_rate,
+    }
+    return {
         "OptimizerConfig": {
             "optimizer": "adam",
             "lr": options.learning_rate,
@@ -67,16 +93,15 @@ def nemo_settings(options: TrainerOptions, model_type: str, layout: tuple[int, i
             "bf16": options.precision == "bf16",
             "use_distributed_optimizer": options.distributed_optimizer,
         },
-        "CosineAnnealingScheduler": None
-        if options.schedule == "constant"
-        else {
-            "max_steps": steps,
-            "warmup_steps": options.warmup_steps,
-            "constant_steps": 0,
-            "min_lr": options.min_learning_rate,
-        },
+        "CosineAnnealingScheduler": cosine if options.schedule == "cosine" else None,
+    }
+
+
+def _rows(options: TrainerOptions) -> dict[str, Any]:
+    validation = options.validation_data or options.data
+    return {
         "FineTuningDataModule": {
-            "dataset_root": str(folder / "nemo-data"),
+            "dataset_root": str(Path(options.folder) / "nemo-data"),
             "seq_length": options.context_length,
             "micro_batch_size": options.micro_batch,
             "global_batch_size": options.global_batch,
@@ -90,6 +115,13 @@ def nemo_settings(options: TrainerOptions, model_type: str, layout: tuple[int, i
                 "add_eos": True,
             },
         },
+        "data": {"training.jsonl": options.data[0], "validation.jsonl": validation[0]},
+    }
+
+
+def _checkpoints(options: TrainerOptions, save_every: int) -> dict[str, Any]:
+    folder = str(Path(options.folder) / "nemo")
+    return {
         "ModelCheckpoint": {
             "every_n_train_steps": save_every,
             "save_top_k": -1,
@@ -98,9 +130,8 @@ def nemo_settings(options: TrainerOptions, model_type: str, layout: tuple[int, i
             "save_last": True,
             "save_optim_on_train_end": True,
         },
-        "NeMoLogger": {"name": "nemo", "explicit_log_dir": str(folder / "nemo"), "use_datetime_version": False},
+        "NeMoLogger": {"name": "nemo", "explicit_log_dir": folder, "use_datetime_version": False},
         "AutoResume": {"resume_if_exists": True, "resume_ignore_no_checkpoint": True},
-        "data": {"training.jsonl": options.data[0], "validation.jsonl": (options.validation_data or options.data)[0]},
     }
 
 

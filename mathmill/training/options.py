@@ -1,4 +1,4 @@
-"""What a training is told: one frozen dataclass, which reaches every rank as a section of the job's JSON file."""
+"""What a training is told: what a recipe may say of it, and what reaches every rank as a section of the job's JSON file."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -9,18 +9,8 @@ Precision = Literal["bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerOptions:
-    """One training. Paths are absolute; the folder holds everything that it writes."""
-
-    folder: str
-    """Where checkpoints, metrics and the tokenised rows go."""
-    model: str
-    """The Hugging Face folder that training starts from."""
-    data: tuple[str, ...]
-    """Files of JSON lines, in order."""
-    validation_data: tuple[str, ...] = ()
-    input_field: str = "input"
-    output_field: str = "output"
+class TrainingSettings:
+    """How to train: what a recipe may say, and a trainer is told."""
 
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Precision = "bf16"
@@ -66,6 +56,22 @@ class TrainerOptions:
     async_save: bool = True
     validate_every: int | None = None
     log_every: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions(TrainingSettings):
+    """One training. Paths are absolute; the folder holds everything that it writes."""
+
+    folder: str
+    """Where checkpoints, metrics and the tokenised rows go."""
+    model: str
+    """The Hugging Face folder that training starts from."""
+    data: tuple[str, ...]
+    """Files of JSON lines, in order."""
+    validation_data: tuple[str, ...] = ()
+    input_field: str = "input"
+    output_field: str = "output"
+
     peak_tflops: float | None = None
     """Of one GPU in this precision, for the utilisation."""
     wandb_project: str | None = None

@@ -37,13 +37,28 @@ class Progress:
         left = (time.monotonic() - self._started) / max(1, step - self._first) * (self._steps - step)
         self._record({"step": step, **values})
         if step % self._options.log_every == 0 or step == self._steps:
-            shown = "  ".join(f"{name} {_shown(name, value)}" for name, value in values.items())
-            say(f"step {step}/{self._steps}  {shown}  left {_duration(left)}")
+            say(self._line(step, values) + f"   left {_duration(left)}")
 
     def validation(self, step: int, loss: float) -> None:
         """The loss on the validation rows after a step."""
         self._record({"step": step, "validation_loss": loss})
-        say(f"step {step}/{self._steps}  validation_loss {loss:.4f}")
+        say(f"{self._of(step)}  validation loss {loss:.4f}")
+
+    def _of(self, step: int) -> str:
+        return f"step {step:>{len(str(self._steps))}}/{self._steps}"
+
+    def _line(self, step: int, values: Mapping[str, float]) -> str:
+        """A step in columns, so that a log can be read downwards. The utilisation is told where the peak is known."""
+        each = "GPU" if self._options.device == "cuda" else "process"
+        parts = [
+            f"{self._of(step)}  loss {values['loss']:.4f}",
+            f"rate {values['learning_rate']:.2e}",
+            f"gradient {values['grad_norm']:6.3f}",
+            f"{values['tokens_per_s_per_gpu']:7,.0f} tokens/s a {each}",
+            *([f"utilisation {values['utilisation']:5.1%}"] if "utilisation" in values else []),
+            f"{values['seconds']:6.2f} s",
+        ]
+        return "   ".join(parts)
 
     def _record(self, row: Mapping[str, float]) -> None:
         self._stream.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
@@ -83,14 +98,21 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for name, label in (("loss", "training"), ("validation_loss", "validation")):
+    for name, label, colour in (("loss", "training", "#2f6fdd"), ("validation_loss", "validation", "#d9652b")):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 20 else None)
+            marker = "o" if len(points) < 20 else None
+            axes.plot(
+                *zip(*points, strict=True), label=f"{label}, last {points[-1][1]:.4f}", color=colour, marker=marker
+            )
+            axes.legend(frameon=False)
     axes.set(xlabel="step", ylabel="loss per counted token (nats)")
-    axes.legend()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color="#e6e9ef")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -106,25 +128,25 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
 
 
 def _wandb(options: TrainerOptions) -> Any:
+    """A run of Weights & Biases; None where none is asked for or to be had, which never ends a training."""
     if options.wandb_project is None:
         return None
-    import wandb
-
+    try:
+        import wandb
+    except ImportError:
+        say("no Weights & Biases: wandb is not installed here")
+        return None
     # the id makes a restart go on in the same run
     name = Path(options.folder).parent.name
-    return wandb.init(project=options.wandb_project, id=name, name=name, resume="allow", dir=options.folder)
+    try:
+        return wandb.init(project=options.wandb_project, id=name, name=name, resume="allow", dir=options.folder)
+    except Exception as problem:  # no key, no way out of the node, a project that is not ours
+        say(f"no Weights & Biases: {' '.join(str(problem).split())}")
+        return None
 
 
 def _plain(value: float) -> float:
     return float(f"{value:.8g}") if isinstance(value, float) else value
-
-
-def _shown(name: str, value: float) -> str:
-    if name == "learning_rate":
-        return f"{value:.3g}"
-    if name == "utilisation":
-        return f"{value:.1%}"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4f}"
 
 
 def _duration(seconds: float) -> str:

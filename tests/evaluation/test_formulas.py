@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mathmill.evaluation.doubts import near_miss
-from mathmill.evaluation.formulas import answer_html, formula_html, text_html
+from mathmill.evaluation.formulas import answer_html, formula_html, line_text, text_html
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,16 @@ def test_an_answer_that_is_words_or_lines_stays_text():
 )
 def test_wrong_answers_that_look_right_are_doubted(predicted, expected, doubtful):
     assert (near_miss(predicted, expected) is not None) is doubtful
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (r"Let $f(x)=\frac{x^{2}+1}{\sqrt{x}}$\nfor $x>0$.", "Let f(x)=(x^2+1)/(√x) for x>0."),
+        (r"$2 \cdot 3$ and $\frac{1}{2}\le a$", "2 ·3 and 1/2≤a"),
+        ("A ticket costs $5 and a book costs $7.", "A ticket costs $5 and a book costs $7."),
+        (r"\(\angle A = 90^\circ\)", "(∠A = 90^°)"),
+    ],
+)
+def test_a_texts_first_words_are_typed_in_a_line(text: str, line: str):
+    assert line_text(text.replace(r"\n", "\n")) == line

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ from mathmill.evaluation.results import evaluate_runs
 from mathmill.evaluation.samples import UNKNOWN
 from mathmill.evaluation.tables import main_table
 from mathmill.generation.regrade import KeyedVerdict
+from mathmill.paths import shipped
 from mathmill.records import read_records
+from mathmill.run import Run
 from mathmill.stages.judge import load_judge_prompt
 from tests.evaluation.making import evaluated_run, problems_of
 from tests.stages.test_main_job import pipeline
@@ -61,6 +64,8 @@ def test_the_judge_is_asked_both_ways_and_stands_beside_the_symbols(workdir):
         again = pipeline("judge", "toy", *flags)
         other = pipeline("judge", "toy", *flags, "--max_tokens", "100", check=False)
     assert "each asked about in both directions" in first.stderr
+    log = "".join(path.read_text() for path in Path("runs/toy/logs").glob("judge*"))
+    assert re.search(r"^\d+ different answers: \d+ the same as expected, \d+ not, \d+ could not tell$", log, re.M)
     assert "nothing to do" in again.stderr
     assert (other.returncode, other.stderr.count("\n")) == (0, 1)  # finished: nothing that could be mixed
     assert hashes(run) == before
@@ -91,6 +96,19 @@ def test_the_judge_is_asked_both_ways_and_stands_beside_the_symbols(workdir):
     shown = pipeline("summarize_results", "toy")
     assert "either" in shown.stdout
     assert "judge: " in (run.folder / "report" / "problems-1-toy-test.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_that_is_no_judge_ends_without_a_verdict_and_says_so(workdir):
+    evaluated_run(workdir, problems_of(EXPECTED), GREEDY, None)
+    chat = pipeline("judge", "toy", "--model", "words", check=False)
+    assert (chat.returncode, chat.stderr.count("\n"), "template: raw" in chat.stderr) == (2, 1, True)
+
+    text = Path("raw.yaml")
+    text.write_text((shipped("prompts") / "judges" / "equivalence.yaml").read_text().replace(": chat", ": raw"))
+    done = pipeline("judge", "toy", "--model", "words", "--prompt", "raw.yaml", "--max_tokens", "20")
+    assert "4 could not tell; words never gave a verdict: it may be no chat model" in done.stderr + done.stdout
+    assert evaluate_runs([Run(Path("runs/toy"))], judge="judge")[0].score("greedy", "judge").share == 0
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from tests.evaluation.making import evaluated_run, problems_of
 COUNT = 60
 WRONG_GOLD = 33
 """This problem's expected answer is wrong, so every solution of it is graded wrongly."""
+CONTROL = 8
+"""This one's text holds signs that no page may hold."""
 HOSTILE = 7
 """This problem's text would like to be markup."""
 
@@ -33,6 +35,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     problems = problems_of(expected)
     text = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> $\\frac{1}{2}$"
     problems[HOSTILE] = msgspec.structs.replace(problems[HOSTILE], problem=text)
+    odd = "\x1b[31mred\x00\x07 \x7f\x85\ufffe\tend"
+    problems[CONTROL] = msgspec.structs.replace(problems[CONTROL], problem=odd, reference_solution=f"$x\x1b$ {odd}")
     sampled = [answers(number) for number in range(COUNT)]
     run = evaluated_run(folder, problems, [each[:1] for each in sampled], sampled)
     results = evaluate_runs([run])
@@ -53,6 +57,24 @@ def test_the_report_is_a_folder_that_needs_nothing_else(report: Path):
             assert (report.parent / link).is_file(), link
 
 
+def test_control_signs_of_a_text_are_made_visible(report: Path):
+    texts = [path.read_bytes().decode() for path in report.parent.glob("*.html")]
+
+    assert not [found for text in texts for found in re.findall(r"[^\t\n\x20-\x7e\xa0-\ufffd]", text)]
+    [page] = [text for text in texts if f'id="p{CONTROL + 1}"' in text]
+    assert page.count("␛[31mred␀␇ ␡\ufffd\ufffd\tend") == 2
+
+
+def test_no_two_things_of_a_page_have_one_id(report: Path):
+    for page in report.parent.glob("*.html"):
+        text = page.read_text()
+        ids = re.findall(r'\bid="([^"]*)"', text)
+        assert len(ids) == len(set(ids))
+        assert set(re.findall(r"""url\(#([^)]*)\)|href="#([^"]*)\"""", text)) <= {(name, "") for name in ids} | {
+            ("", name) for name in ids
+        }
+
+
 def test_every_problem_is_on_one_page_and_the_doubtful_one_comes_first(report: Path):
     found = []
     for page in sorted(report.parent.glob("problems-*.html"), key=lambda path: (len(path.name), path.name)):
@@ -71,7 +93,7 @@ def test_a_newcomer_finds_the_wrongly_graded_problem_in_three_clicks(report: Pat
         find = lambda css: driver.find_element("css selector", css)  # noqa: E731
         driver.get(report.as_uri())
         photograph(driver, tmp_path / "report.png")
-        assert "75 % of the votes" not in driver.page_source
+        assert "of the votes for an answer" not in driver.page_source
         find("main a.chip.doubt").click()  # 1: grading in doubt
         shown = [each for each in driver.find_elements("css selector", "details.problem") if each.is_displayed()]
         assert [each.get_attribute("id") for each in shown] == [f"p{WRONG_GOLD + 1}"]

@@ -142,6 +142,44 @@ def test_the_published_rows_stand_beside_ours_with_the_difference(run: Run):
     assert table.strong == {1}
 
 
+def test_what_a_benchmarks_file_says_by_now_goes_before_the_copy_in_the_run_and_is_told(run: Run, workdir, capsys):
+    own = Path("toys.yaml").resolve()
+    started = msgspec.structs.replace(toy_benchmark(), reference={})
+    own.write_bytes(msgspec.yaml.encode(started))
+    keep_benchmark(run, "toys", started, "toys.yaml")
+    own.write_bytes(msgspec.yaml.encode(msgspec.structs.replace(toy_benchmark(), title="Dolls", prompt="other")))
+
+    [result] = evaluate_runs([run])
+    assert (result.title, result.benchmark.prompt) == ("Dolls", "code_sft")  # the sets were made with that prompt
+    assert published_table([result], "paper").rows[0][0] == "Their-7B"
+    said = capsys.readouterr().err
+    assert said == f"note: {own} has another title, reference than {run.folder} was started with: taken as it is now\n"
+
+    own.unlink()  # as where the run was copied to another machine
+    assert evaluate_runs([run])[0].title == "Toys"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_row_that_is_not_the_sets_is_told_in_one_line(run: Run):
+    path = next((run.solutions / "toy-greedy").glob("p*.jsonl"))
+    path.write_text(path.read_text().replace("toy/test/0", "toy/test/99"))
+    with pytest.raises(
+        UserError, match=r"toy/test/99, sample 0 is no row of this set; look: python pipeline/verify.py toy"
+    ):
+        evaluate_runs([run])
+
+
+@pytest.mark.parametrize("place", [("toy/test/99", 0), ("toy/test/1", 4), ("toy/test/1", -1)])
+def test_a_verdict_on_something_else_than_the_sets_rows_is_told_in_one_line(run: Run, place: tuple[str, int]):
+    for decoding in ("greedy", "sampled"):
+        verdicts = run.solutions / f"toy-{decoding}" / "verdicts" / "mine"
+        verdicts.mkdir(parents=True)
+        row = {"problem_id": place[0], "sample_index": place[1], "is_correct": True, "rule": "judge"}
+        (verdicts / "p00000-00001.s000-000.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=f"{place[0]}, sample {place[1]} is no row of this set; remove this file"):
+        evaluate_runs([run], judge="mine")
+
+
 def test_published_results_of_another_number_of_problems_or_verdict_are_told_apart(run: Run):
     keep_benchmark(run, "toys", toy_benchmark(size=1000, verdict="judge"))
     note = published_table(evaluate_runs([run]), "paper").note

@@ -15,9 +15,19 @@ from pathlib import Path
 import pytest
 
 from mathmill.errors import UserError
+from mathmill.evaluation.sets import keep_benchmark
 from mathmill.generation.sets import set_folders
+from mathmill.launch.cluster import Model
+from mathmill.problems.benchmark import load_benchmark
 from mathmill.run import Run
-from mathmill.stages.evaluation import EvaluationOptions, benchmark_words, run_evaluation, sampling_of
+from mathmill.stages.evaluation import (
+    EvaluationOptions,
+    benchmark_words,
+    run_evaluation,
+    run_name,
+    sampling_of,
+    wanted_of,
+)
 from tests.stages.test_main_job import REPO, pipeline, slurm_cluster
 
 # what the authors published (ToRA: metrics beside the outputs; program of thoughts: arXiv 2211.12588, tables 2 and 3), and
@@ -87,6 +97,7 @@ def test_settings_are_as_published_and_flags_replace_parts():
         ({"model": "/no/such/folder"}, "no model '/no/such/folder'"),
         ({"temperature": 0.0}, "--temperature"),
         ({"benchmarks": "words", "greedy": False}, "nothing to do"),
+        ({"num_problems": 0}, "--num_problems must be at least 1"),
         ({"max_code_executions": 0}, "--max_code_executions must be at least 1"),
     ],
 )
@@ -97,6 +108,52 @@ def test_a_mistake_is_one_line_and_nothing_is_written(options, said, workdir):
     assert list(workdir.iterdir()) == []
 
 
+def write_few(**changes: object) -> dict[str, object]:
+    """Eight of the bundled problems as a benchmark of one's own, `few.yaml`; its keys."""
+    lines = (REPO / "problems" / "words" / "test.jsonl").read_text().splitlines()[:8]
+    Path("data/few").mkdir(parents=True, exist_ok=True)
+    Path("data/few/test.jsonl").write_text(
+        "".join(line.replace('"words","split"', '"few","split"') + "\n" for line in lines)
+    )
+    reference = {"ours": {"source": "here", "results": {"greedy": {"guessing": "0/8"}}}}
+    keys = {"title": "Few", "problems": "few:test", "size": 8, "licence": "ours", "reference": reference, **changes}
+    Path("few.yaml").write_text(json.dumps(keys))
+    return keys
+
+
+@pytest.mark.parametrize(("key", "value"), [("problems", "words:test"), ("prompt", "text_only")])
+def test_a_benchmark_that_became_another_one_is_refused(key, value, workdir):
+    write_few()
+    run = Run(Path("runs/few").resolve())
+    keep_benchmark(run, "few", load_benchmark("few.yaml")[1], "few.yaml")
+    write_few(**{key: value})
+    with pytest.raises(UserError, match=f"was started with {key} (few:test|code_sft) of benchmark few, not {value}"):
+        run_evaluation(EvaluationOptions(benchmarks="few.yaml", run="few"))
+
+
+def test_a_benchmark_that_is_read_otherwise_by_now_goes_on_and_is_told(workdir, capsys):
+    write_few()
+    keep_benchmark(Run(Path("runs/few").resolve()), "few", load_benchmark("few.yaml")[1], "few.yaml")
+    write_few(title="A few", policy="strict", prompt="text_only")
+    asked = EvaluationOptions(benchmarks="few.yaml", run="few", prompt="code_sft", dry_run=True)
+    assert run_evaluation(asked) == 0
+    assert "benchmark few has another title, policy than before: as it is now goes" in capsys.readouterr().err
+
+
+def test_a_few_problems_are_spaced_over_the_benchmark_and_have_a_run_of_their_own(workdir, capsys):
+    write_few()
+    asked = EvaluationOptions(benchmarks="few.yaml", num_problems=3, dry_run=True)
+    assert [one.problem_id[-1] for one in wanted_of(("few.yaml", 0), 3).problems] == ["0", "2", "5"]
+    assert run_evaluation(asked) == 0
+    said = capsys.readouterr().err
+    assert "Few: 3 problems, greedy" in said
+    assert "the published Few has 8 problems" in said
+    assert run_name(asked, Model(name="m", path="", context_length=None, server="", gpus=0, nodes=1, arguments=[])) == (
+        "evaluation-m-omi-1-3-problems"
+    )
+    assert len(wanted_of(("few.yaml", 0), 100).problems) == 8
+
+
 @pytest.mark.slow
 def test_mistakes_end_with_exit_code_2_and_no_traceback(workdir):
     for script, arguments in [
@@ -104,6 +161,7 @@ def test_mistakes_end_with_exit_code_2_and_no_traceback(workdir):
         ("run_evaluation", ["--model", "/no/such"]),
         ("summarize_results", []),
         ("summarize_results", ["nothing"]),
+        ("summarize_results", ["--published", ""]),
         ("judge", []),
     ]:
         done = pipeline(script, *arguments, check=False)
@@ -114,14 +172,8 @@ def test_mistakes_end_with_exit_code_2_and_no_traceback(workdir):
 
 @pytest.mark.slow
 def test_the_bundled_model_is_evaluated_on_a_benchmark_of_ones_own_and_more_samples_keep_the_first(workdir):
-    lines = (REPO / "problems" / "words" / "test.jsonl").read_text().splitlines()[:8]
-    Path("data/few").mkdir(parents=True)
-    Path("data/few/test.jsonl").write_text(
-        "".join(line.replace('"words","split"', '"few","split"') + "\n" for line in lines)
-    )
-    reference = {"ours": {"source": "here", "results": {"greedy": {"guessing": "0/8"}}}}
-    yaml = {"title": "Few", "problems": "few:test", "size": 8, "licence": "ours", "reference": reference}
-    Path("few.yaml").write_text(json.dumps(yaml))
+    yaml = write_few()
+    lines = Path("data/few/test.jsonl").read_text().replace('"few","split"', '"words","split"').splitlines()
     pipeline("run_evaluation", "--benchmarks", "few.yaml:2", "--run", "few")
     unfinished = Run(Path("runs/few").resolve())
     before = hashes(unfinished)

@@ -45,6 +45,7 @@ def test_the_70b_recipe_renders_with_its_estimate_beside_the_published_layout(wo
         (["--num_nodes", "1", "--pipeline_parallel", "1"], "estimated "),
         (["--steps", "5", "--epochs", "1"], "--steps and --epochs say the same; give one"),
         (["--num_jobs", "2"], "--num_jobs: a training is one job"),
+        (["--add_jobs"], "--add_jobs: a training is one job; stop it first"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(workdir: Path, words: list[str], said: str):

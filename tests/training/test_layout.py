@@ -87,6 +87,25 @@ def test_a_wrong_layout_is_told_in_one_line(changes: dict, processes: int, said:
     assert "\n" not in first
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "a mixture of experts is not trained with --tensor_parallel 8 alone: add --sequence_parallel"),
+        ({"sequence_parallel": True}, None),
+        ({"tensor_parallel": 1}, None),
+        (
+            {"device": "cpu"},
+            "a mixture of experts is not trained with --tensor_parallel 8 alone: use --pipeline_parallel",
+        ),
+    ],
+)
+def test_a_mixture_of_experts_wants_its_sequences_divided_too(changes: dict, said: str | None):
+    shape, options = big()
+    mixture = replace(shape, model_type="mixtral", num_experts=8, experts_per_token=2)
+
+    assert next(mistakes(mixture, replace(options, **changes), 256, 8), None) == said
+
+
 def test_more_parallelism_never_needs_more_memory_and_the_parts_are_the_known_ones():
     shape, options = big()
     published = memory_estimate(shape, options, 256)

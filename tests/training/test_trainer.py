@@ -27,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> Path:
     """One process from begin to end."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, said = train(options_for(folder, rows, save_every=3, validation_data=[str(rows)]), 1)
+    code, said = train(options_for(folder, rows, save_every=3, validation_data=[str(rows)], peak_tflops=0.1), 1)
     assert code == 0, said
     return folder
 
@@ -58,6 +58,7 @@ def test_what_a_training_leaves_behind(undisturbed: Path):
     assert values[-1] < values[0]
     assert next(row["validation_loss"] for row in metrics if "validation_loss" in row) < values[0]
     assert {"learning_rate", "grad_norm", "tokens_per_s_per_gpu", "seconds"} <= set(metrics[0])
+    assert 0 < metrics[0]["utilisation"] < 1
     assert list((undisturbed / "tensorboard").glob("events.out.tfevents.*"))
     assert (undisturbed / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -71,6 +72,20 @@ def test_rows_that_changed_since_are_refused_in_one_line(tmp_path: Path, undistu
     assert code == 2
     refusal = [line for line in said.splitlines() if line.startswith("error: ")]
     assert refusal == [f"error: the rows or the seed changed since step 6 of {tmp_path / 'run'}; use another run"]
+    assert "Traceback" not in said
+
+
+def test_a_checkpoint_whose_files_were_cut_is_told_in_a_line(tmp_path: Path, rows: Path, undisturbed: Path):
+    subprocess.run(["cp", "-r", undisturbed, tmp_path / "run"], check=True)
+    newest = tmp_path / "run" / "checkpoints" / "step-00000006"
+    for path in (newest / "optimizer").glob("*.distcp"):
+        os.truncate(path, 1000)
+
+    code, said = train(options_for(tmp_path / "run", rows, steps=8), 1)
+
+    assert code == 2
+    [refusal] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert refusal.startswith(f"error: {newest} cannot be read (")
     assert "Traceback" not in said
 
 
@@ -97,7 +112,7 @@ def test_killed_ten_times_at_random_it_ends_with_the_loss_curve_of_an_undisturbe
     for kill in range(10):
         process = start(options, 4)
         assert process.stdout is not None
-        seen, wanted = -1, dice.randint(0, 2) if kill % 3 else -1  # steps of this start; -1: in the midst of starting
+        seen, wanted = -1, dice.randint(1, 9) if kill % 3 else -1  # steps of this start; -1: in the midst of starting
         while seen < wanted:
             line = process.stdout.readline()
             assert line, "it ended before it was killed"
@@ -110,7 +125,13 @@ def test_killed_ten_times_at_random_it_ends_with_the_loss_curve_of_an_undisturbe
 
     assert code == 0, said
     assert 0 < steps[-1] < 60
-    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=5e-5)
+    print(f"largest difference of the losses: {most_apart(tmp_path / 'a', tmp_path / 'b'):.1e}")
+    assert most_apart(tmp_path / "a", tmp_path / "b") < 5e-5
+
+
+def most_apart(one: Path, other: Path) -> float:
+    """The largest difference of two loss curves, which have as many steps."""
+    return max(abs(a - b) for a, b in zip(losses(one), losses(other), strict=True))
 
 
 @pytest.mark.trial
@@ -122,7 +143,8 @@ def test_a_training_that_is_resharded_twice_has_the_losses_of_one_that_was_not(t
         code, said = train({**options, **layout, "folder": str(tmp_path / "b"), "steps": steps}, processes)
         assert code == 0, said
 
-    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=5e-5)
+    print(f"largest difference of the losses: {most_apart(tmp_path / 'a', tmp_path / 'b'):.1e}")
+    assert most_apart(tmp_path / "a", tmp_path / "b") < 5e-5
 
 
 @pytest.mark.trial
@@ -160,25 +182,6 @@ transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(sy
 """
 
 
-@pytest.mark.trial
-def test_a_mixtral_goes_through_tensor_and_pipeline_parallelism_and_comes_back_bit_for_bit(tmp_path: Path, rows: Path):
-    from mathmill.training.export import export
-    from mathmill.training.hf_files import WeightFiles
-
-    subprocess.run([sys.executable, "-c", MIXTRAL, tmp_path / "hf"], check=True, capture_output=True)
-    (tmp_path / "hf" / "tokenizer.json").write_bytes((WORDS / "tokenizer.json").read_bytes())
-    layout = {"tensor_parallel": 2, "pipeline_parallel": 2, "steps": 1, "learning_rate": 0.0}
-    options = options_for(tmp_path / "run", rows, model=str(tmp_path / "hf"), **layout)
-    code, said = train(options, 4)
-    assert code == 0, said
-
-    export(tmp_path / "run" / "checkpoints" / "step-00000001" / "weights", tmp_path / "hf", tmp_path / "back")
-
-    one, other = WeightFiles(tmp_path / "hf"), WeightFiles(tmp_path / "back")
-    assert set(one.names()) == set(other.names())
-    assert all(torch.equal(one.read(name), other.read(name)) for name in one.names())
-
-
 PEAK = """
 import json, resource, sys
 from mathmill.training.{module} import {function}
@@ -200,24 +203,66 @@ def peak_bytes(module: str, function: str, call: str) -> tuple[int, int]:
 
 
 SAVE = """
-import sys, torch
+import sys
 from pathlib import Path
 from megatron.core import dist_checkpointing
 from torch import distributed as dist
 from mathmill.training.checkpoints import METADATA
+from mathmill.training.hf_files import WeightFiles
 from mathmill.training.model import build_model, join
 from mathmill.training.options import TrainerOptions
 from mathmill.training.shape import read_shape
+from mathmill.training.weights import Part, load_weights
+import os
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    options = TrainerOptions(folder="", model="", data=(), device="cpu", precision="fp32")
-    place = join(options, 0)
-    model = build_model(read_shape(folder), options, place)
-    (folder / "weights").mkdir()
+    folder, tp, pp = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    layout = {"tensor_parallel": tp, "pipeline_parallel": pp}
+    options = TrainerOptions(folder="", model="", data=(), device="cpu", precision="fp32", **layout)
+    place = join(options, int(os.environ["LOCAL_RANK"]))
+    shape = read_shape(folder)
+    model = build_model(shape, options, place)
+    if list(folder.glob("*.safetensors")):
+        each = shape.num_layers // pp
+        layers = range(place.pp_rank * each, (place.pp_rank + 1) * each)
+        load_weights(model, WeightFiles(folder), shape, layers, Part(place.tp_rank, tp), range(shape.num_experts))
+    (folder / "weights").mkdir(exist_ok=True)
+    dist.barrier()
     state = {"model": model.sharded_state_dict(metadata=dict(METADATA))}
     dist_checkpointing.save(state, str(folder / "weights"), content_metadata=METADATA)
     dist.destroy_process_group()
 """
+
+
+def save_weights(folder: Path, tensor_parallel: int, pipeline_parallel: int) -> Path:
+    """The weights of a folder's model, or random ones of its shape, as a checkpoint of this layout."""
+    (folder / "save.py").write_text(SAVE)
+    processes = f"--nproc_per_node={tensor_parallel * pipeline_parallel}"
+    command = [sys.executable, "-m", "mathmill.training.torchrun", processes, folder / "save.py", folder]
+    words = [*command, str(tensor_parallel), str(pipeline_parallel)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "weights"
+
+
+@pytest.mark.trial
+def test_a_mixtral_goes_through_every_kind_of_parallelism_that_a_cpu_has_and_comes_back_bit_for_bit(
+    tmp_path: Path, rows: Path
+):
+    from mathmill.training.export import export
+    from mathmill.training.hf_files import WeightFiles
+
+    subprocess.run([sys.executable, "-c", MIXTRAL, tmp_path / "hf"], check=True, capture_output=True)
+    (tmp_path / "hf" / "tokenizer.json").write_bytes((WORDS / "tokenizer.json").read_bytes())
+    layout = {"pipeline_parallel": 2, "steps": 1, "learning_rate": 0.0}  # of tensor parallelism only loading and saving
+    code, said = train(options_for(tmp_path / "run", rows, model=str(tmp_path / "hf"), **layout), 4)
+    assert code == 0, said
+
+    trained = tmp_path / "run" / "checkpoints" / "step-00000001" / "weights"
+    for number, weights in enumerate([trained, save_weights(tmp_path / "hf", 2, 2)]):
+        export(weights, tmp_path / "hf", tmp_path / f"back-{number}")
+        one, other = WeightFiles(tmp_path / "hf"), WeightFiles(tmp_path / f"back-{number}")
+        assert set(one.names()) == set(other.names())
+        assert all(torch.equal(one.read(name), other.read(name)) for name in one.names())
 
 
 @pytest.mark.trial
@@ -227,10 +272,7 @@ def test_exporting_and_averaging_two_gigabytes_takes_less_memory_than_twice_the_
         "num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 2048, "eos_token_id": 2,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "save.py").write_text(SAVE)
-    command = [sys.executable, "-m", "mathmill.training.torchrun", "--nproc_per_node=1", tmp_path / "save.py", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    save_weights(tmp_path, 1, 1)
 
     call = f'export(Path("{tmp_path}/weights"), Path("{tmp_path}"), Path("{tmp_path}/a"), 500_000_000)'
     exported = peak_bytes("export", "export", call)
