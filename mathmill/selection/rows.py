@@ -79,7 +79,7 @@ def texts_of(row: SourceRow) -> tuple[str, str]:
 
 def training_row(row: SourceRow, question: str, text: str) -> TrainingRow:
     """The row as a training set has it."""
-    verdict = row.verdict()
+    verdict = row.is_correct if row.is_correct is not msgspec.UNSET else row.symbolic_correct
     expected, predicted, problem_id = row.expected_answer, row.predicted_answer, row.problem_id
     return TrainingRow(
         question,

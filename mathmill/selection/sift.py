@@ -17,9 +17,10 @@ import msgspec
 from mathmill.selection import filters
 from mathmill.selection.arithmetic import wrong_arithmetic
 from mathmill.selection.options import Filters
-from mathmill.selection.rows import SourceRow, refuse_bad_line, texts_of, training_row
+from mathmill.selection.rows import SourceRow, TrainingRow, refuse_bad_line, texts_of, training_row
 from mathmill.selection.sources import Piece, Unit, read_piece
-from mathmill.selection.spill import DIGEST, KEY, Buckets, Spill, Spilled
+from mathmill.selection.spill import KEY, Buckets, Spill, Spilled
+from mathmill.selection.usual import usual_texts
 
 _sha256 = hashlib.sha256
 
@@ -50,13 +51,19 @@ class Sifted:
 
 
 MOST_BAD_LINES = 20
+BATCH_ROWS = 1024
+"""So many rows are judged together."""
+
+
+VERDICTS = {"correct": True, "incorrect": False}
+"""The verdict that is asked for; of `all`, none."""
 
 
 @cache
 def judge_of(chosen: Filters) -> Callable[[SourceRow, str, str], tuple[str | None, str]]:
     """The judge of one row: a reason to drop it, or None, and its text as it is kept."""
     count = filters.token_counter(chosen.tokenizer) if chosen.tokenizer else len
-    wanted = {"correct": True, "incorrect": False}.get(chosen.keep)
+    wanted = VERDICTS.get(chosen.keep)
     kinds = {None, *chosen.generation_types}
 
     def judge(row: SourceRow, question: str, text: str) -> tuple[str | None, str]:
@@ -98,7 +105,14 @@ _REASONS = {True: "correct", False: "incorrect", None: "could_not_tell"}
 
 def sift(number: int, unit: Unit, sieve: Sieve) -> Sifted:
     """Read a unit, judge its rows, and spill those that are fit. UserError for a bad line, unless those are skipped."""
-    return _Sifting(number, sieve).of(unit)
+    sifting = _Sifting(number, sieve)
+    for piece in unit:
+        sifting.read(piece)
+    return sifting.finished()
+
+
+Numbered = tuple[int, SourceRow]
+"""A row and its number in its piece."""
 
 
 class _Sifting:
@@ -108,41 +122,64 @@ class _Sifting:
         self.sieve, self.sifted = sieve, Sifted()
         self._spill = Spill(sieve.folder / f"unit-{number:06d}", sieve.buckets)
         self._judge = judge_of(sieve.filters)
-        self._keys: dict[str, bytes] = {}
+        self._looks_closer = sieve.filters.look_at_usual()
+        self._keys = _Keys(sieve.seed)
 
-    def of(self, unit: Unit) -> Sifted:
+    def read(self, piece: Piece) -> None:
         passes_over = self.sieve.filters.keep == "correct" and not self.sieve.keep_drops
-        for piece in unit:
-            for read in read_piece(piece):
-                self.sifted.num_rows += len(read.rows)
-                for number, row in enumerate(read.rows, read.first):
-                    # most rows are of this kind, and nothing more is asked about them
-                    if passes_over and row.is_correct is False and row.problem and row.generation is not None:
-                        self.sifted.num_incorrect += 1
-                    else:
-                        self._judge_row(row, number, piece)
+        waiting: list[Numbered] = []
+        for read in read_piece(piece):
+            self.sifted.num_rows += len(read.rows)
+            if passes_over:  # most rows are wrong, and nothing more is asked about those
+                wanted = [
+                    (number, row)
+                    for number, row in enumerate(read.rows, read.first)
+                    if row.is_correct is not False or not row.problem or row.generation is None
+                ]
+                self.sifted.num_incorrect += len(read.rows) - len(wanted)
+            else:
+                wanted = list(enumerate(read.rows, read.first))
+            waiting += wanted
+            if len(waiting) >= BATCH_ROWS:
+                self._sift(piece, waiting)
+                waiting = []
+        self._sift(piece, waiting)
+
+    def finished(self) -> Sifted:
         self._spill.write()
         self.sifted.spilled = self._spill.written
         return self.sifted
 
-    def _judge_row(self, row: SourceRow, number: int, piece: Piece) -> None:
-        try:
-            question, text = texts_of(row)
-        except ValueError as problem:
-            self._bad_line(piece, number, str(problem))
-            return
-        reason, text = self._judge(row, question, text)
-        if reason is not None:
-            self.sifted.reasons[reason] += 1
-            if self.sieve.keep_drops:
-                self._spill.drop(reason, piece.place(number), training_row(row, question, text))
-            return
-        key = self._keys.get(question)
-        if key is None:
-            key = self._keys[question] = problem_key(question) + self.sieve.seed.to_bytes(8, "big", signed=True)
-        digest = _sha256(key + text.encode()).digest()[:DIGEST]
-        place = piece.place(number) if self.sieve.keep_drops else None
-        self._spill.add(training_row(row, question, text), key[:KEY], digest, filters.has_code(text), place)
+    def _sift(self, piece: Piece, rows: list[Numbered]) -> None:
+        """Judge rows, the usual ones together, and hold those that are fit."""
+        filters, judge = self.sieve.filters, self._judge
+        wanted, kinds = VERDICTS.get(filters.keep), {None, *filters.generation_types}
+        asked: list[tuple[int, SourceRow, str, str]] = []
+        for number, row in rows:
+            try:
+                asked.append((number, row, *texts_of(row)))
+            except ValueError as problem:
+                self._bad_line(piece, number, str(problem))
+        usual = [None] * len(asked) if self._looks_closer else usual_texts([text for *_, text in asked], filters.trim)
+        fit: list[tuple[int, TrainingRow]] = []
+        for (number, row, question, text), final in zip(asked, usual, strict=True):
+            if final is None or row.is_correct is not wanted or row.generation_type not in kinds:
+                reason, final = judge(row, question, text)
+                if reason is not None:
+                    self._drop(piece, number, reason, training_row(row, question, final))
+                    continue
+            fit.append((number, training_row(row, question, final)))
+        keys = [self._keys[row.question] for _, row in fit]
+        digests = [
+            _sha256(key + row.generated_solution.encode()).digest() for key, (_, row) in zip(keys, fit, strict=True)
+        ]
+        places = [piece.place(number) for number, _ in fit] if self.sieve.keep_drops else []
+        self._spill.add([row for _, row in fit], keys, digests, places)
+
+    def _drop(self, piece: Piece, number: int, reason: str, row: TrainingRow) -> None:
+        self.sifted.reasons[reason] += 1
+        if self.sieve.keep_drops:
+            self._spill.drop(reason, piece.place(number), row)
 
     def _bad_line(self, piece: Piece, number: int, why: str) -> None:
         if self.sieve.filters.bad_lines == "refuse":
@@ -152,6 +189,17 @@ class _Sifting:
             self.sifted.bad_lines.append((piece, number, why))
         if self.sieve.keep_drops:
             self._spill.drop(f"bad_line: {why}", piece.place(number), None)
+
+
+class _Keys(dict[str, bytes]):
+    """Of every question: eight bytes that stand for the problem, and eight for the seed."""
+
+    def __init__(self, seed: int):
+        self._seed = seed.to_bytes(8, "big", signed=True)
+
+    def __missing__(self, question: str) -> bytes:
+        key = self[question] = problem_key(question) + self._seed
+        return key
 
 
 def problem_key(question: str) -> bytes:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from mathmill.selection.filters import has_code
 from mathmill.selection.rows import TrainingRow
 
 DIGEST = 16
-"""Bytes of a digest, and of the key of a problem with its seed."""
+"""Bytes of a digest that are kept."""
 KEY = 8
 """Bytes of the key of a problem."""
 INDEX = np.dtype([("problem", "u8"), ("first", "u8"), ("second", "u8"), ("code", "?")])
@@ -91,30 +92,26 @@ class Spill:
     def _clear(self) -> None:
         self._held = 0
         self._rows: list[TrainingRow] = []
+        self._keys: list[bytes] = []
         self._digests: list[bytes] = []
-        self._problems: list[bytes] = []
-        self._codes: list[bool] = []
         self._places: list[str] = []
         self._dropped: list[Dropped] = []
 
-    def add(self, row: TrainingRow, problem: bytes, digest: bytes, has_code: bool, place: str | None) -> None:
-        """`place`: where the row stood; None where nobody will ask."""
-        self._rows.append(row)
-        self._digests.append(digest)
-        self._problems.append(problem)
-        self._codes.append(has_code)
-        if place is not None:
-            self._places.append(place)
-        self._hold(row)
+    def add(self, rows: list[TrainingRow], keys: list[bytes], digests: list[bytes], places: list[str]) -> None:
+        """Rows that are fit; `places`: where they stood, or none."""
+        self._rows += rows
+        self._keys += keys
+        self._digests += digests
+        self._places += places
+        self._hold(rows)
 
     def drop(self, reason: str, place: str, row: TrainingRow | None) -> None:
         """A row that is not fit, for dropped.jsonl."""
         self._dropped.append(Dropped(reason, place, row))
-        if row is not None:
-            self._hold(row)
+        self._hold([] if row is None else [row])
 
-    def _hold(self, row: TrainingRow) -> None:
-        self._held += len(row.question) + len(row.generated_solution)
+    def _hold(self, rows: list[TrainingRow]) -> None:
+        self._held += sum([len(row.question) + len(row.generated_solution) for row in rows])
         if self._held >= SPILL_BYTES:
             self.write()
 
@@ -129,9 +126,10 @@ class Spill:
 
     def _write_fit(self) -> None:
         index = np.empty(len(self._rows), INDEX)
-        halves = np.frombuffer(b"".join(self._digests), ">u8").reshape(-1, 2)
-        index["problem"] = np.frombuffer(b"".join(self._problems), ">u8")
-        index["first"], index["second"], index["code"] = halves[:, 0], halves[:, 1], self._codes
+        index["problem"] = np.frombuffer(b"".join(self._keys), ">u8").reshape(len(index), -1)[:, 0]
+        halves = np.frombuffer(b"".join(self._digests), ">u8").reshape(len(index), -1)
+        index["first"], index["second"] = halves[:, 0], halves[:, 1]
+        index["code"] = [has_code(row.generated_solution) for row in self._rows]
         self.written.append(Spilled(self._stem, self._write_rows(index["first"]), self._write_index(index)))
         self._num_written += len(self._rows)
 
@@ -143,7 +141,7 @@ class Spill:
                 chosen, offset = order[start:end], stream.tell()
                 lines = _encode_lines([self._rows[each] for each in chosen])
                 places = _encode_lines([self._places[each] for each in chosen]) if self._places else b""
-                stream.write(b"".join([self._digests[each] for each in chosen]) + lines + places)
+                stream.write(b"".join([self._digests[each][:DIGEST] for each in chosen]) + lines + places)
                 found.append((offset, len(chosen), len(lines), len(places)))
         return np.array(found, np.int64)
 
