@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import msgspec
@@ -122,8 +122,7 @@ class _Sifting:
         self.sieve, self.sifted = sieve, Sifted()
         self._spill = Spill(sieve.folder / f"unit-{number:06d}", sieve.buckets)
         self._judge = judge_of(sieve.filters)
-        self._looks_closer = sieve.filters.look_at_usual()
-        self._keys = _Keys(sieve.seed)
+        self._seed = sieve.seed.to_bytes(8, "big", signed=True)
 
     def read(self, piece: Piece) -> None:
         passes_over = self.sieve.filters.keep == "correct" and not self.sieve.keep_drops
@@ -150,31 +149,43 @@ class _Sifting:
         self.sifted.spilled = self._spill.written
         return self.sifted
 
-    def _sift(self, piece: Piece, rows: list[Numbered]) -> None:
+    def _sift(self, piece: Piece, waiting: list[Numbered]) -> None:
         """Judge rows, the usual ones together, and hold those that are fit."""
         filters, judge = self.sieve.filters, self._judge
         wanted, kinds = VERDICTS.get(filters.keep), {None, *filters.generation_types}
-        asked: list[tuple[int, SourceRow, str, str]] = []
-        for number, row in rows:
-            try:
-                asked.append((number, row, *texts_of(row)))
-            except ValueError as problem:
-                self._bad_line(piece, number, str(problem))
-        usual = [None] * len(asked) if self._looks_closer else usual_texts([text for *_, text in asked], filters.trim)
-        fit: list[tuple[int, TrainingRow]] = []
-        for (number, row, question, text), final in zip(asked, usual, strict=True):
+        rows, questions, texts = self._with_texts(piece, waiting)
+        usual = [None] * len(rows) if filters.look_at_usual() else usual_texts(texts, filters.trim)
+        fit: list[TrainingRow] = []
+        numbers: list[int] = []
+        for (number, row), question, text, final in zip(rows, questions, texts, usual, strict=True):
             if final is None or row.is_correct is not wanted or row.generation_type not in kinds:
                 reason, final = judge(row, question, text)
                 if reason is not None:
                     self._drop(piece, number, reason, training_row(row, question, final))
                     continue
-            fit.append((number, training_row(row, question, final)))
-        keys = [self._keys[row.question] for _, row in fit]
-        digests = [
-            _sha256(key + row.generated_solution.encode()).digest() for key, (_, row) in zip(keys, fit, strict=True)
-        ]
-        places = [piece.place(number) for number, _ in fit] if self.sieve.keep_drops else []
-        self._spill.add([row for _, row in fit], keys, digests, places)
+            fit.append(training_row(row, question, final))
+            numbers.append(number)
+        keys = [problem_key(row.question) + self._seed for row in fit]
+        finals = [row.generated_solution.encode() for row in fit]
+        digests = [_sha256(key + final).digest() for key, final in zip(keys, finals, strict=True)]
+        places = [piece.place(number) for number in numbers] if self.sieve.keep_drops else []
+        self._spill.add(fit, keys, digests, places, sum(map(len, finals)))
+
+    def _with_texts(self, piece: Piece, waiting: list[Numbered]) -> tuple[list[Numbered], list[str], list[str]]:
+        """The rows that have a question and a solution, and those."""
+        rows: list[Numbered] = []
+        questions: list[str] = []
+        texts: list[str] = []
+        for number, row in waiting:
+            try:
+                question, text = texts_of(row)
+            except ValueError as problem:
+                self._bad_line(piece, number, str(problem))
+            else:
+                rows.append((number, row))
+                questions.append(question)
+                texts.append(text)
+        return rows, questions, texts
 
     def _drop(self, piece: Piece, number: int, reason: str, row: TrainingRow) -> None:
         self.sifted.reasons[reason] += 1
@@ -191,17 +202,7 @@ class _Sifting:
             self._spill.drop(f"bad_line: {why}", piece.place(number), None)
 
 
-class _Keys(dict[str, bytes]):
-    """Of every question: eight bytes that stand for the problem, and eight for the seed."""
-
-    def __init__(self, seed: int):
-        self._seed = seed.to_bytes(8, "big", signed=True)
-
-    def __missing__(self, question: str) -> bytes:
-        key = self[question] = problem_key(question) + self._seed
-        return key
-
-
+@lru_cache(maxsize=1 << 16)
 def problem_key(question: str) -> bytes:
     """Eight bytes that stand for a problem: its text, since others' rows have no id of it."""
     return _sha256(question.encode()).digest()[:KEY]

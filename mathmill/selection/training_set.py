@@ -332,18 +332,23 @@ def _publish(finished: Path, output: Path) -> None:
 def write_parquet(lines: Path, parquet: Path) -> None:
     """The rows of a train.jsonl as Parquet, some thousands at a time."""
     import pyarrow as pa
+    import pyarrow.json
     import pyarrow.parquet
 
-    schema = pa.schema([(name, pa.bool_() if name == "is_correct" else pa.string()) for name in COLUMNS])
-    repeated = [name for name in COLUMNS if name != "generated_solution"]
-    decode = msgspec.json.Decoder(TrainingRow).decode_lines
+    kinds = {"is_correct": pa.bool_()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    parsing = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
     with (
         open(lines, "rb") as stream,
-        pyarrow.parquet.ParquetWriter(parquet, schema, use_dictionary=repeated) as writer,
+        pyarrow.parquet.ParquetWriter(
+            parquet, schema, use_dictionary=[name for name in COLUMNS if name != "generated_solution"]
+        ) as writer,
     ):
-        while rows := decode(b"".join(islice(stream, ROWS_PER_GROUP))):
-            columns = [[getattr(row, name) for row in rows] for name in COLUMNS]
-            writer.write_table(pa.table(columns, schema), row_group_size=ROWS_PER_GROUP)
+        while rows := list(islice(stream, ROWS_PER_GROUP)):
+            content = b"".join(rows)
+            reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(content) + 1)
+            table = pyarrow.json.read_json(pa.BufferReader(content), reading, parsing)
+            writer.write_table(table.select(list(COLUMNS)), row_group_size=ROWS_PER_GROUP)
 
 
 def coverage_of(training_set: Path) -> Limits:
