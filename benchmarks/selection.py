@@ -17,6 +17,8 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 PANDAS_ROWS = 400_000
@@ -84,19 +86,32 @@ print(num_rows, len(kept), time.process_time() - loaded)
 """
 
 
-def write_rows(folder: Path, num_rows: int, seed: int) -> list[Path]:
-    """Files of rows as a run has them."""
-    draw = random.Random(seed)
-    problems = [f"Problem {number}: {_words(draw, 35)}?" for number in range(15_000)]
-    bodies = [_words(draw, 20) for _ in range(2_000)]
-    paths = []
-    for first in range(0, num_rows, ROWS_A_FILE):
-        path = folder / f"part-{first // ROWS_A_FILE:05d}.jsonl"
-        with path.open("w") as stream:
-            for number in range(first, min(first + ROWS_A_FILE, num_rows)):
-                stream.write(_row(draw, number, problems, bodies) + "\n")
-        paths.append(path)
-    return paths
+def write_rows(folder: Path, num_rows: int) -> list[Path]:
+    """Files of rows as a run has them; those that are there already stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, num_rows, ROWS_A_FILE)
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_write_file, [folder] * len(starts), starts, [num_rows] * len(starts)))
+
+
+def _write_file(folder: Path, first: int, num_rows: int) -> Path:
+    path = folder / f"part-{first // ROWS_A_FILE:05d}.jsonl"
+    if not path.exists():
+        problems, bodies = _texts()
+        draw = random.Random(first)
+        rows = [_row(draw, number, problems, bodies) for number in range(first, min(first + ROWS_A_FILE, num_rows))]
+        path.with_suffix(".part").write_text("\n".join(rows) + "\n")
+        path.with_suffix(".part").rename(path)
+    return path
+
+
+@cache
+def _texts() -> tuple[list[str], list[str]]:
+    """Problems, and what solutions say."""
+    draw = random.Random(0)
+    return [f"Problem {number}: {_words(draw, 35)}?" for number in range(15_000)], [
+        _words(draw, 20) for _ in range(2_000)
+    ]
 
 
 def _words(draw: random.Random, count: int) -> str:
@@ -245,13 +260,12 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, default=3, help="how often pandas and mathmill select the same rows in turns"
     )
+    parser.add_argument("--source", type=Path, help="where the rows are, or are written and stay")
     parser.add_argument("--folder", type=Path, help="where the rows are written (default: a temporary folder)")
     chosen = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="mathmill-bench-", dir=chosen.folder))
     try:
-        source = folder / "rows"
-        source.mkdir()
-        paths = write_rows(source, chosen.rows, seed=0)
+        paths = write_rows(chosen.source or folder / "rows", chosen.rows)
         size = sum(path.stat().st_size for path in paths)
         print(f"{chosen.rows:,} rows, {size / 1e9:.1f} GB, {size / chosen.rows:.0f} bytes each")
         for processes in chosen.processes:

@@ -1,10 +1,16 @@
 """The same rows as other trainers read them: one function a format, from (system, user, row) to an object.
 
-messages           TRL (conversational language modelling), axolotl (`type: chat_template`), NeMo-RL (openai format)
+messages           TRL (conversational language modelling), axolotl (`type: chat_template`), NeMo-RL (OpenAIFormatDataset)
 prompt_completion  TRL (prompt and completion as text)
-nemo_chat          NeMo-Aligner (GPTSFTChatDataset)
-sharegpt           axolotl (`type: chat_template` with `field_messages: conversations`, `from`/`value`)
+nemo_chat          NeMo-Aligner (`model.data.chat=True`)
+sharegpt           axolotl (`type: chat_template`, `field_messages: conversations`, `message_property_mappings: {role: from,
+                   content: value}`; its own `type: sharegpt` is gone)
 alpaca             axolotl (`type: alpaca`)
+sft                NeMo-Aligner's prompt-response format, NeMo-RL (PromptResponseDataset with its default keys)
+
+Read against: TRL's documentation, "Dataset formats and types", v0.17 to v0.24; axolotl's docs/dataset-formats/conversation.qmd at
+08d99fe and inst_tune.qmd at 2d19be4; NeMo's GPTSFTChatDataset (`system` and `conversations` must be there, `mask` is whose turns
+are not learnt) and NeMo-Aligner's docs/user-guide/sft.rst at 0a22550; NeMo-RL's documentation, oai_format_dataset, 0.2.1.
 """
 
 from collections.abc import Callable

@@ -13,10 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mathmill.errors import UserError
+from mathmill.generation.regrade import regrade
+from mathmill.generation.shards import left
+from mathmill.grading import GradingPool
+from mathmill.records import lines_of
 from mathmill.selection import sources
 from mathmill.selection.options import Choice, Filters, Output
 from mathmill.selection.rows import COLUMNS
 from mathmill.selection.training_set import Report, Selection, make_training_set
+from tests.generation.making import problems_like, run_with, solution_of
 
 BLOCK = "<llm-code>\n1\n</llm-code>\n<llm-code-output>\n1\n</llm-code-output>\n"
 FILES = ("train.jsonl", "train.parquet", "sft.jsonl")
@@ -284,3 +289,30 @@ def test_the_card_says_what_was_read_left_out_and_kept(tmp_path):
         "| `trim` | yes |",
     ):
         assert line in card
+
+
+def test_verdicts_given_later_stand_in_the_place_of_those_of_the_rows(tmp_path, monkeypatch):
+    problems = problems_like(4)
+    run, made = run_with(tmp_path, problems, num_samples=2)
+    for shard in left(made, made.load()):
+        keys = [(int(problem_id.rpartition("/")[2]), sample) for problem_id, sample in shard.keys(problems)]
+        rows = [msgspec.structs.replace(solution_of(problems[number], sample), is_correct=False,
+                                        generation=f"Way {sample} \\boxed{{1}}", predicted_answer=str(2 * number + sample))
+                for number, sample in keys]  # fmt: skip
+        (made.folder / f"{shard.name}.jsonl").write_bytes(lines_of(rows))
+    kept, report = select(tmp_path / "own", run.folder)
+    assert kept == [] and report is not None and report.reasons == {"incorrect": 8}
+    with pytest.raises(UserError, match=r"no verdicts .*default.*pipeline/grade.py --name default"):
+        select(tmp_path / "none", run.folder, verdicts="default")
+
+    pool = GradingPool(workers=1)
+    try:
+        regrade(made, "default", pool)
+    finally:
+        pool.close()
+    kept, report = select(tmp_path / "later", run.folder, verdicts="default")
+    assert len(kept) == 4 and all(each["is_correct"] for each in kept)
+    assert {each["generated_solution"] for each in kept} == {"Way 0 \\boxed{1}"}
+    assert report is not None and report.reasons == {"incorrect": 4}
+    with pytest.raises(UserError, match="is neither"):
+        select(tmp_path / "file", write(tmp_path / "r.jsonl", [row(0, 0)]), verdicts="default")
