@@ -127,7 +127,8 @@ def _parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path, memory_map=False)
+        # buffered: else a whole column of a row group, however large, is held at once
+        return pyarrow.parquet.ParquetFile(path, memory_map=False, buffer_size=BLOCK_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as problem:
         raise UserError(f"{path}: not a Parquet file that can be read: {problem}") from None
 

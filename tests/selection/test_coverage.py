@@ -28,6 +28,7 @@ def add_set(run: Run, name: str, right: set[int]) -> None:
         (made.folder / f"{shard.name}.jsonl").write_bytes(lines_of(rows))
 
 
+@pytest.mark.slow
 def test_a_union_covers_what_any_of_its_strategies_does(tmp_path):
     run = Run(tmp_path / "runs" / "toy")
     for name, right in {"one": {0, 1}, "two": {1, 2, 3}, "three": {7}}.items():

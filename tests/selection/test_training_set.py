@@ -17,7 +17,7 @@ from mathmill.generation.regrade import regrade
 from mathmill.generation.shards import left
 from mathmill.grading import GradingPool
 from mathmill.records import lines_of
-from mathmill.selection import sources
+from mathmill.selection import sources, spill
 from mathmill.selection.options import Choice, Filters, Output
 from mathmill.selection.rows import COLUMNS
 from mathmill.selection.training_set import Report, Selection, make_training_set
@@ -55,6 +55,7 @@ some_rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12), st.boolean
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @few
 @given(some_rows, st.integers(1, 40), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_fair_sampling_is_fair_and_knows_no_order_and_done_twice_is_done_once(
@@ -157,6 +158,17 @@ def test_any_number_of_processes_gives_the_same_bytes_and_every_row_is_accounted
     for each in dropped[:50]:
         there = rows[int(each["where"].rpartition(":")[2]) - 1]
         assert there["question"] == each["row"]["question"]
+
+
+def test_how_often_rows_are_spilled_shows_nowhere(tmp_path, monkeypatch):
+    draw = random.Random(9)
+    rows = [row(draw.randrange(9), draw.randrange(60), draw.random() < 0.8) for _ in range(3000)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    select(tmp_path / "once", path, written=Output(keep_drops=True))
+    monkeypatch.setattr(spill, "SPILL_LETTERS", 1 << 14)
+    select(tmp_path / "often", path, written=Output(keep_drops=True))
+    for name in (*FILES, "dropped.jsonl"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "often" / name).read_bytes()
 
 
 def test_parquet_has_the_rows_and_columns_of_the_lines_and_is_read_again(tmp_path):
