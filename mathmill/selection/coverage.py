@@ -156,7 +156,7 @@ def table_of(lines: list[Line]) -> str:
 def draw(lines: list[Line], path: Path) -> None:
     """A panel a dataset: coverage against samples a problem, on a logarithmic axis, a curve a strategy."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter, ScalarFormatter
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
     datasets = list(dict.fromkeys(one.dataset for one in lines))
     figure = Figure(figsize=(5.5 * max(1, len(datasets)), 4), layout="constrained", dpi=150)
@@ -167,7 +167,7 @@ def draw(lines: list[Line], path: Path) -> None:
             style = "o--" if one.is_joined else "o-"
             axes.plot(*zip(*one.curve, strict=True), style, markersize=4, clip_on=False, label=one.strategy)
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 1)
         axes.set_title(f"{dataset}: {shown[0].num_problems:,} problems" if shown else dataset)

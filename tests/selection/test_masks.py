@@ -39,6 +39,7 @@ TELL = [
     ("so \\boxed{12.0}", "12"),
     ("$N = 2^3$ and so on", "8"),
     ("$K = 3\\sqrt{2}$", "\\sqrt{18}"),
+    ("so she baked $3 \\cdot 3 = \\boxed{P}$ pies", "9"),
 ]
 HIDE = [
     ("So M = N + K.", "12"),
