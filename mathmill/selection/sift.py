@@ -161,7 +161,9 @@ class _Sifting:
             if final is None or row.is_correct is not wanted or row.generation_type not in kinds:
                 reason, final = judge(row, question, text)
                 if reason is not None:
-                    self._drop(piece, number, reason, training_row(row, question, final))
+                    self.sifted.reasons[reason] += 1
+                    if self.sieve.keep_drops:
+                        self._spill.drop(reason, piece.place(number), training_row(row, question, final))
                     continue
             fit.append(training_row(row, question, final))
             numbers.append(number)
@@ -169,7 +171,7 @@ class _Sifting:
         finals = [row.generated_solution.encode() for row in fit]
         digests = [_sha256(key + final).digest() for key, final in zip(keys, finals, strict=True)]
         places = [piece.place(number) for number in numbers] if self.sieve.keep_drops else []
-        self._spill.add(fit, keys, digests, places, sum(map(len, finals)))
+        self._spill.add(fit, keys, digests, places)
 
     def _with_texts(self, piece: Piece, waiting: list[Numbered]) -> tuple[list[Numbered], list[str], list[str]]:
         """The rows that have a question and a solution, and those."""
@@ -186,11 +188,6 @@ class _Sifting:
                 questions.append(question)
                 texts.append(text)
         return rows, questions, texts
-
-    def _drop(self, piece: Piece, number: int, reason: str, row: TrainingRow) -> None:
-        self.sifted.reasons[reason] += 1
-        if self.sieve.keep_drops:
-            self._spill.drop(reason, piece.place(number), row)
 
     def _bad_line(self, piece: Piece, number: int, why: str) -> None:
         if self.sieve.filters.bad_lines == "refuse":

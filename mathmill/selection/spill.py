@@ -19,8 +19,8 @@ KEY = 8
 """Bytes of the key of a problem."""
 INDEX = np.dtype([("problem", "u8"), ("first", "u8"), ("second", "u8"), ("code", "?")])
 """A fit row as the second pass sees it: its problem, the two halves of its digest, and whether it has code."""
-SPILL_LETTERS = 12 << 20
-"""So many letters of solutions are held before they are written."""
+SPILL_LETTERS = 16 << 20
+"""So many letters of questions and solutions are held before they are written."""
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
@@ -97,23 +97,21 @@ class Spill:
         self._places: list[str] = []
         self._dropped: list[Dropped] = []
 
-    def add(
-        self, rows: list[TrainingRow], keys: list[bytes], digests: list[bytes], places: list[str], num_letters: int
-    ) -> None:
-        """Rows that are fit, their solutions of so many letters; `places`: where they stood, or none."""
+    def add(self, rows: list[TrainingRow], keys: list[bytes], digests: list[bytes], places: list[str]) -> None:
+        """Rows that are fit; `places`: where they stood, or none."""
         self._rows += rows
         self._keys += keys
         self._digests += digests
         self._places += places
-        self._hold(num_letters)
+        self._hold(rows)
 
     def drop(self, reason: str, place: str, row: TrainingRow | None) -> None:
         """A row that is not fit, for dropped.jsonl."""
         self._dropped.append(Dropped(reason, place, row))
-        self._hold(0 if row is None else len(row.generated_solution))
+        self._hold([] if row is None else [row])
 
-    def _hold(self, num_letters: int) -> None:
-        self._held += num_letters
+    def _hold(self, rows: list[TrainingRow]) -> None:
+        self._held += sum([len(row.question) + len(row.generated_solution) for row in rows])
         if self._held >= SPILL_LETTERS:
             self.write()
 
