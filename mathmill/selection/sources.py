@@ -45,9 +45,9 @@ class Piece:
     """Lines of the file before this piece, where they were counted."""
 
     def place(self, number: int) -> str:
-        """`FILE:LINE` of a line of this piece."""
+        """`FILE:LINE` of a line of this piece, or the row of a row group."""
         if self.path.suffix == ".parquet":
-            return f"{self.path}: row {number} of row groups {self.start} to {self.end - 1}"
+            return f"{self.path}: row {number} of row group {self.start}"
         if self.lines_before is not None:
             return f"{self.path}:{number + self.lines_before}"
         before = count_lines(dataclasses.replace(self, start=0, end=self.start)) if self.start else 0
