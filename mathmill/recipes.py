@@ -1,9 +1,9 @@
-"""Recipes: a whole dataset as one file, from sample sets to training sets. recipes/README.md describes the keys."""
+"""Recipes: a whole dataset as one file, from sample sets to training sets, and to students. recipes/README.md has the keys."""
 
 import difflib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -38,6 +38,27 @@ class TrainingSetRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     licence: str = "other"
 
 
+class StudentsRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Students: one model fine-tuned on each of these training sets, once a seed, by a recipe of recipes/sft/."""
+
+    model: str
+    """What they all begin as: a name under `models:` of the cluster's file, or a Hugging Face folder."""
+    recipe: str
+    options: dict[str, Any] = {}
+    """In the place of that recipe's keys. `steps` has to be among the two: rows cannot be counted before they are made."""
+    training_sets: list[str]
+    seeds: list[int]
+
+
+class EvaluationRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How students are evaluated, before and after: `--benchmarks` and `--settings` of run_evaluation.py."""
+
+    benchmarks: str
+    settings: Literal["openmathinstruct-1", "openmathinstruct-2"] = "openmathinstruct-1"
+    control: str | None = None
+    """The training set whose students the others are compared with."""
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a certain model gets in the place of the recipe's problems and prompts; stages and numbers stay."""
 
@@ -60,6 +81,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     training_sets: dict[str, TrainingSetRecipe] = {}
     unions: dict[str, list[str]] = {}
     """Further lines of the coverage report: what several strategies cover together."""
+    students: StudentsRecipe | None = None
+    evaluation: EvaluationRecipe | None = None
+    """Of the students; required where there are any."""
     variants: dict[str, Variant] = {}
     name: str = ""
 
@@ -148,6 +172,14 @@ def _check_names(path: Path, recipe: Recipe) -> None:
         wanted += [("sample_sets", name, each, [*recipe.samples, *recipe.masked_samples]) for each in one.sample_sets]
         wanted += [("training_sets", name, each, list(earlier)) for each in one.training_sets]
         earlier.append(name)
+    if recipe.students is not None:
+        wanted += [("training_sets", "students", each, list(earlier)) for each in recipe.students.training_sets]
+        if recipe.evaluation is None:
+            raise UserError(f"{path}: has students and no evaluation; say on which benchmarks they are compared")
+        if (control := recipe.evaluation.control) is not None:
+            wanted.append(("control", "evaluation", control, recipe.students.training_sets))
+        if not recipe.students.seeds or len(set(recipe.students.seeds)) < len(recipe.students.seeds):
+            raise UserError(f"{path}: students.seeds must be different numbers, one at least")
     for key, name, value, known in wanted:
         if value not in known:
             close = difflib.get_close_matches(value, known, n=1)

@@ -67,6 +67,26 @@ def _draw(table: NDArray[np.float32], draws: int, seed: int) -> NDArray[np.float
     return means / np.float32(num_problems)
 
 
+def difference_of_groups(
+    one: ArrayLike, other: ArrayLike, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of `one` less that of `other`, and the ends of its interval; both are models x problems, of the same problems.
+
+    Problems are drawn anew with replacement, the same for both, and within each group its models (seeds of a training).
+    """
+    first, second = np.asarray(one, float), np.asarray(other, float)
+    means = _draw(np.concatenate([first, second]).T.astype(np.float32), draws, seed)
+    generator = np.random.default_rng(seed)
+
+    def of_group(part: NDArray[np.float32]) -> NDArray[np.float64]:
+        number = part.shape[1]
+        return (part * generator.multinomial(number, [1 / number] * number, size=draws)).sum(axis=1) / number
+
+    drawn = of_group(means[:, : len(first)]) - of_group(means[:, len(first) :])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(first.mean() - second.mean()), float(low), float(high)
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """Two models on the same problems: the difference of their means (first less second), its interval, and a p-value."""

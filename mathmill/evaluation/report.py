@@ -30,6 +30,8 @@ from mathmill.evaluation.tables import (
 from mathmill.evaluation.writing import csv_text, latex, markdown
 from mathmill.files import write_whole
 
+MOST_NAMED = 4
+"""Models that a title names."""
 PAGE = Path(__file__).resolve().parent / "page"
 
 
@@ -38,6 +40,7 @@ class Tables:
     """All tables of a report."""
 
     main: Table
+    students: Table | None
     published: Table | None
     pairs: Table | None
     groups: list[Table]
@@ -45,13 +48,14 @@ class Tables:
 
     @property
     def all(self) -> list[Table]:
-        one_of_each = [self.main, self.published, self.pairs, *self.groups, self.counts]
+        one_of_each = [self.students, self.main, self.published, self.pairs, *self.groups, self.counts]
         return [table for table in one_of_each if table is not None]
 
 
-def tables_of(results: Sequence[Evaluated], published: str | None) -> Tables:
+def tables_of(results: Sequence[Evaluated], published: str | None, students: Table | None = None) -> Tables:
     return Tables(
         main=main_table(results),
+        students=students,
         published=published_table(results, published) if published else None,
         pairs=comparison_table(compare_all(results)),
         groups=group_tables(results),
@@ -88,6 +92,8 @@ def write_report(
 
 def _title(results: Sequence[Evaluated]) -> str:
     labels = list(dict.fromkeys(result.label for result in results))
+    if len(labels) > MOST_NAMED:
+        return f"Evaluation of {len(labels)} models"
     return "Evaluation of " + (labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}")
 
 
@@ -111,6 +117,7 @@ def _content(results: Sequence[Evaluated], tables: Tables, browsers: list[dict[s
     return {
         "subtitle": subtitle,
         "main": tables.main,
+        "students": tables.students,
         "published": tables.published,
         "pairs": tables.pairs,
         "counts": tables.counts,

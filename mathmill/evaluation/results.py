@@ -260,10 +260,17 @@ def compare_all(results: Sequence[Evaluated]) -> list[Comparison]:
 
 
 def evaluate_runs(
-    runs: Sequence[Run], *, judge: str | None = None, advance: Callable[[str], None] = lambda what: None
+    runs: Sequence[Run],
+    *,
+    judge: str | None = None,
+    models: Sequence[str] | None = None,
+    advance: Callable[[str], None] = lambda what: None,
 ) -> list[Evaluated]:
-    """The results of all runs, a benchmark's side by side. UserError for runs that cannot be compared or are unfinished."""
-    results = [result for run in runs for result in _load_run(run, advance)]
+    """The results of all runs, a benchmark's side by side. UserError for runs that cannot be compared or are unfinished.
+
+    `models`: these alone, in this order; None: every model of the runs.
+    """
+    results = [result for run in runs for result in _load_run(run, models, advance)]
     refuse_other_problems(results)
     pool = GradingPool()
     try:
@@ -281,9 +288,12 @@ def evaluate_runs(
     return sorted(results, key=lambda result: order.index(result.name))
 
 
-def _load_run(run: Run, advance: Callable[[str], None]) -> list[Evaluated]:
+def _load_run(run: Run, models: Sequence[str] | None, advance: Callable[[str], None]) -> list[Evaluated]:
     found: dict[tuple[str, str, str], Evaluated] = {}
     folders = set_folders(run)
+    if models is not None:
+        by_model = {model: [one for one in folders if one.load().model == model] for model in models}
+        folders = [folder for model in models for folder in by_model[model]]
     if not folders:
         raise UserError(f"{run.folder} has no solutions; make some: python pipeline/run_evaluation.py")
     for folder in folders:

@@ -7,7 +7,7 @@ from mathmill.grading.guard import too_costly
 from mathmill.grading.marks import by_marks
 from mathmill.grading.numbers import PlainNumber, read_number, same_number
 from mathmill.grading.omi1 import TOLERANCE, grade_as_published
-from mathmill.grading.parts import by_parts
+from mathmill.grading.parts import bracketed, by_parts, items
 from mathmill.grading.policy import Policy, policy_named
 from mathmill.grading.spelling import tight, trimmed
 from mathmill.records import Grade
@@ -57,7 +57,7 @@ def grade_quickly(predicted: str | None, expected: str | None, policy: str = "de
         return grade_as_published(one.text, other.text)
     return (
         _by_number(one, other, rules)
-        or _by_text(one, other)
+        or _by_text(one, other, rules)
         or by_marks(one.text, other.text, rules)
         or by_parts(one.text, other.text, rules)
     )
@@ -103,9 +103,17 @@ def _by_number(one: Reading, other: Reading, policy: Policy) -> Grade | None:
     return Grade(is_correct=same_number(one.number, other.number, policy), rule="number")
 
 
-def _by_text(one: Reading, other: Reading) -> Grade | None:
+def _by_text(one: Reading, other: Reading, policy: Policy) -> Grade | None:
     if one.key == other.key:
         return Grade(is_correct=True, rule="text")
     if one.is_costly or other.is_costly:
-        return Grade(is_correct=False, rule="guard")
+        return Grade(is_correct=policy.any_order and _have_same_items(one.text, other.text), rule="guard")
     return None
+
+
+def _have_same_items(one: str, other: str) -> bool:
+    """Whether two lists without brackets are written alike but for their order."""
+    if max(len(one), len(other)) > LONGEST_TIGHTENED or bracketed(one) or bracketed(other):
+        return False
+    mine, theirs = (sorted(map(tight, items(text))) for text in (one, other))
+    return len(mine) > 1 and mine == theirs

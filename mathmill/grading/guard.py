@@ -19,9 +19,12 @@ MAX_FACTORIAL = 3000
 MAX_BINOMIAL = 5000
 MAX_TERMS = 200
 """Items of a list, cells of a matrix, terms of a sum."""
+MAX_ITEMS_WITH_VARIABLES = 6
+"""Items of a list in which there are letters: SymPy compares each of one list with each of the other."""
 
 _LONG_DIGITS = re.compile(rf"[0-9]{{{MAX_DIGITS + 1},}}")
 _DEEP_CALLS = re.compile(r"(?:\\(?:sqrt|frac)[^\\]{0,8}){13,}|(?:\\(?:sin|cos|tan|log|ln|exp)[^\\]{0,4}){3,}")
+_BETWEEN_ITEMS = re.compile(r"(?<!\\),")
 _TERM = re.compile(r",|&|\\\\|[+*/-]|\\cdot|\\times")
 _POWER = re.compile(r"([0-9.]*|\))[)\]}\s]*(?:\^|\*\*)\s*[{(]?\s*\(?\s*-?\s*([0-9]+)")
 _POWER_OF_BRACKET = re.compile(r"[)\]}]\s*(?:\^|\*\*)\s*\{?\s*\(?\s*-?\s*([0-9]+)")
@@ -51,11 +54,17 @@ def too_costly(answer: str) -> bool:
         or _LONG_DIGITS.search(answer) is not None
         or len(_TERM.findall(answer)) > MAX_TERMS
         or _DEEP_CALLS.search(answer) is not None
+        or _is_long_list_of_expressions(answer)
         or _OPEN_ENDED.search(answer) is not None
         or _has_high_power(answer)
         or _has_factorial(answer)
         or any(int(end) > MAX_TERMS for end in _RANGE.findall(answer))
     )
+
+
+def _is_long_list_of_expressions(answer: str) -> bool:
+    many = len(_BETWEEN_ITEMS.findall(answer)) >= MAX_ITEMS_WITH_VARIABLES
+    return many and _VARIABLE.search(answer) is not None
 
 
 def _depth(answer: str) -> int:

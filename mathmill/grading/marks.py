@@ -9,7 +9,9 @@ from mathmill.records import Grade
 
 _IN_BASE = re.compile(r"(?P<sign>-?)(?P<digits>[0-9A-F]+)_\s*(?:\{\s*(?P<braced>[0-9]{1,2})\s*\}|(?P<bare>[0-9]))")
 _PLAIN_NUMERAL = re.compile(
-    r"-?\\?\$?[0-9][0-9A-F]*\s*(?:\^\s*\{?\\circ\}?|\\?%|\\(?:text|mbox|mathrm)\s*\{.*|[a-z].*)?", re.DOTALL
+    r"-?\\?\$?[0-9][0-9A-F]*(?:(?:,|,\\!|\{,\})[0-9]{3})*(?:\\[ ,;]|\s)*"
+    r"(?:\^\s*\{?\\circ\}?|\\?%|\\(?:text|mbox|mathrm)\s*\{.*|[a-z].*)?",
+    re.DOTALL,
 )
 """Also with a mark or a unit behind it."""
 _MARKED = re.compile(

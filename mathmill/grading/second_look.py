@@ -116,6 +116,8 @@ def _unit(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     if not policy.units:
         return False
     (one, unit), (other, other_unit) = split_unit(predicted), split_unit(expected)
+    if len(other_unit) == 1 and expected.strip("$")[-2:-1].isdigit():
+        return False  # `6m` as the expected answer is a product
     return bool(unit or other_unit) and same(one, other)
 
 
@@ -125,6 +127,8 @@ def _degrees(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     if (r"^\circ" in one) == (r"^\circ" in other) or re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", one + other):
         return False
     without_mark = other if r"^\circ" in one else one
+    if split_unit(without_mark)[1] or "%" in without_mark:
+        return False  # it has another unit
     factor = r"\cdot\frac{\pi}{180}" if r"\pi" in without_mark else ""
     return same(one.replace(r"^\circ", factor), other.replace(r"^\circ", factor))
 

@@ -9,7 +9,7 @@ _COMMANDS = {
     r"\vert": "|", r"\degree": r"^\circ", r"\displaystyle": "", r"\limits": "", r"\quad": " ", r"\qquad": " ",
     r"\left": "", r"\right": "", r"\big": "", r"\Big": "", r"\bigl": "", r"\bigr": "", r"\Bigl": "", r"\Bigr": "",
     r"\varnothing": r"\emptyset", r"\bigg": "", r"\Bigg": "", r"\bigcup": r"\cup", r"\bigcap": r"\cap",
-    r"\R": r"\mathbb{R}",
+    r"\R": r"\mathbb{R}", r"\textnormal": r"\text", r"\textrm": r"\text",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTERS = str.maketrans(
@@ -32,6 +32,14 @@ _RETYPED = (
     (re.compile(r"\\(?:text|mathrm)\s*\{\s*(\\?[$%]|\^\\circ)\s*\}"), r"\1"),
     (re.compile(r"\{\s*(\^\s*\\circ)?\s*\}(?=\^|$)"), r"\1"),
     (re.compile(r"(?<=[0-9])\^\s*(?:o(?![A-Za-z])|\{\s*o\s*\})"), r"^\\circ"),
+    (
+        re.compile(r"\\(?:text|mathrm)\s*\{[~ ]*([a-z]+)\s*\}\s*/\s*\\(?:text|mathrm)\s*\{\s*([a-z]+)\s*\}"),
+        r"\\text{ \1/\2}",
+    ),
+    (
+        re.compile(r"\^\s*\{?\s*\\circ\s*\}?(?:\\[ ,;]|\s)*(?:\\(?:text|mathrm)\s*\{\s*C\s*\}|C)$"),
+        r"^\\circ",
+    ),  # Celsius
     (re.compile(r"\\(?:mathbf|Bbb)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))"), r"\\mathbb{R}"),
     (re.compile(r"\{:\}"), ":"),
     (re.compile(r"\s*\\\\$"), ""),

@@ -21,10 +21,13 @@ from sympy import (
     Derivative,
     Eq,
     Expr,
+    FiniteSet,
     Float,
     I,
     Integral,
+    Interval,
     Limit,
+    MatrixBase,
     Max,
     Min,
     Mod,
@@ -33,6 +36,7 @@ from sympy import (
     Product,
     Sum,
     Symbol,
+    Tuple,
     UnevaluatedExpr,
     ceiling,
     floor,
@@ -53,8 +57,9 @@ NEAR = 1e-12
 """Relative: what holds no decimal is different where it differs by more."""
 LEAST_ROUNDING = 2e-6
 """Absolute: math-verify compares decimals after rounding them to six digits."""
-POINTS = (1.0, -1.375)
-"""Where expressions are evaluated: every variable at its own coordinate times this."""
+POINTS = ((1.0, 0.6180339887), (-1.375, 0.7548776662))
+"""Where expressions are evaluated. Of each: what every variable's own coordinate is multiplied by, and what makes it from the
+name; were the points multiples of each other, `y = 2x` and `y = 3x` would look alike."""
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -63,6 +68,12 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _PYTHON_POWER = re.compile(r"\*\*\s*(?:(-?[A-Za-z0-9.]+)|\(([^()]*)\))")
 _ONE_DIGIT_POWER = re.compile(r"\^\s*([0-9])(?![0-9.])")
 """With braces ANTLR's fast mode reads it."""
+_OVER_A_DIGIT = re.compile(r"(\\[dtc]?frac\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})\s?([0-9])")
+_NUMBER_BEHIND_BRACE = re.compile(r"\}\s?(?=[0-9])")
+"""Where a fraction stands before, math-verify's normalisation takes one digit of it for a denominator: `\\frac{1}{2} 80` becomes
+`\\frac{1}{2}{8}0`. It does not look beyond two spaces."""
+_LAST_FACTOR = re.compile(r"(?<=[0-9)\]}])(?<!\\circ\})([A-Za-z])(?=\$?$)")
+"""A letter close behind a number or a bracket: a factor, which the normalisation would drop as a unit where it is one's name."""
 _BARE_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _MIXED = re.compile(r"(?<![0-9.}A-Za-z^_])([0-9]+)\s*\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -73,6 +84,10 @@ _STEPS = (floor, ceiling, Mod, Abs, sign_function, Piecewise, Min, Max)
 """The same at two points does not mean the same everywhere."""
 _NO_VALUE = (Integral, Sum, Product, Limit, Derivative, AppliedUndef, UnevaluatedExpr)
 """Costly, or unknown, or a percentage, which has two values."""
+
+
+_IN_ORDER = {Tuple: list, MatrixBase: list, Interval: lambda interval: [interval.start, interval.end]}
+"""What has parts in a fixed order, and how they are taken from it."""
 
 
 class _TwoStageParser(PSParser):
@@ -110,7 +125,7 @@ def equal_within(predicted: str, expected: str, tolerance: float) -> bool:
     try:
         if not all(_has_value(each) and not each.free_symbols for each in (gold, target)):
             return False
-        one, other = _value(gold, 1), _value(target, 1)
+        one, other = _value(gold, POINTS[0]), _value(target, POINTS[0])
     except (ValueError, TypeError, ArithmeticError):  # SymPy cannot work it out
         return False
     return one is not None and other is not None and bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
@@ -122,6 +137,9 @@ def _parsed(answer: str) -> list[Any]:
     answer = _PYTHON_POWER.sub(lambda found: "^{" + (found[1] or found[2] or "") + "}", answer)
     answer = _BARE_PI.sub(r"\\pi ", answer)
     answer = _ONE_DIGIT_POWER.sub(r"^{\1}", answer)
+    answer = _LAST_FACTOR.sub(r"{\1}", answer)
+    if "frac" in answer:
+        answer = _NUMBER_BEHIND_BRACE.sub("}  ", _OVER_A_DIGIT.sub(r"\1{\2}", answer))
     answer = normalize_latex(_MIXED.sub(_improper, answer), _NORMALIZATION)
     try:
         expression = latex2sympy(
@@ -158,6 +176,8 @@ def _equal(gold, target) -> bool:
         verdict = _by_value(gold, target)
         if verdict is not None:
             return verdict
+        if _parts_differ(gold, target):
+            return False
         if isinstance(gold, Eq) and isinstance(target, Eq):
             return _same_equation(gold, target)
         if any(isinstance(each, Eq) and not _is_named(each) for each in (gold, target)):
@@ -174,8 +194,8 @@ def _by_value(gold, target) -> bool | None:
     if not (_has_value(gold) and _has_value(target)):
         return None
     is_rounded = gold.has(Float) or target.has(Float)
-    for scale in POINTS:
-        one, other = _value(gold, scale), _value(target, scale)
+    for point in POINTS:
+        one, other = _value(gold, point), _value(target, point)
         if one is None or other is None:
             return None
         apart = abs(one - other)
@@ -187,7 +207,30 @@ def _by_value(gold, target) -> bool | None:
     if is_rounded or gold.has(*_STEPS) or target.has(*_STEPS):
         return None
     difference = (gold - target).doit()
-    return difference.is_zero if difference.is_Rational else not _value(difference, 1)
+    return difference.is_zero if difference.is_Rational else not _value(difference, POINTS[0])
+
+
+def _parts_differ(gold, target) -> bool:
+    """Whether two points, matrices, intervals or sets have parts of different value. (SymPy would work out the difference of
+    two sets, at ten times the cost.)"""
+    for kind, parts_of in _IN_ORDER.items():
+        if isinstance(gold, kind) and isinstance(target, kind):
+            mine, theirs = parts_of(gold), parts_of(target)
+            return len(mine) != len(theirs) or any(map(_differ, mine, theirs))
+    if not (isinstance(gold, FiniteSet) or isinstance(target, FiniteSet)):
+        return False
+    mine, theirs = ([*each] if isinstance(each, FiniteSet) else [each] for each in (gold, target))
+    return any(
+        all(_differ(one, other) for other in others)
+        for ones, others in ((mine, theirs), (theirs, mine))
+        for one in ones
+    )
+
+
+def _differ(one, other) -> bool:
+    if getattr(one, "is_infinite", None) or getattr(other, "is_infinite", None):
+        return bool(one != other)
+    return _by_value(one, other) is False
 
 
 def _same_equation(gold: Eq, target: Eq) -> bool:
@@ -201,7 +244,7 @@ def _same_equation(gold: Eq, target: Eq) -> bool:
     if one.free_symbols != other.free_symbols:
         return False
     one, other = (together(each.doit()).as_numer_denom()[0] for each in (one, other))
-    here, there = (_value(one / other, scale) for scale in POINTS)
+    here, there = (_value(one / other, point) for point in POINTS)
     return here is not None and there is not None and bool(abs(here - there) <= NEAR * abs(here))
 
 
@@ -224,16 +267,17 @@ def _has_value(expression) -> bool:
     )
 
 
-def _value(expression: Expr, scale: float) -> Any:
+@lru_cache(KNOWN_EXPRESSIONS)
+def _value(expression: Expr, point: tuple[float, float]) -> Any:
     """The expression at a fixed point; None where it has no value there, or none that a hundred digits tell from zero."""
-    point = {symbol: scale * _coordinate(symbol.name) for symbol in expression.free_symbols}
+    values = {symbol: _coordinate(symbol.name, *point) for symbol in expression.free_symbols}
     try:
-        value = expression.evalf(DIGITS, subs=point, strict=True)
+        value = expression.evalf(DIGITS, subs=values, strict=True)
     except PrecisionExhausted:
         return None
     return value if all(part.is_Float or part.is_Integer for part in value.as_real_imag()) else None
 
 
-def _coordinate(name: str) -> Float:
-    """A number of its own for every name, between 1 and 4."""
-    return Float(1 + 3 * (sum(place * 0.6180339887 * ord(letter) for place, letter in enumerate(name, 1)) % 1))
+def _coordinate(name: str, scale: float, step: float) -> Float:
+    """A number of its own for every name, between 1 and 4 before it is scaled."""
+    return Float(scale * (1 + 3 * (sum(place * step * ord(letter) for place, letter in enumerate(name, 1)) % 1)))

@@ -262,8 +262,10 @@ def directive_name(key: str) -> str:
 
 
 def _bundled_models() -> dict[str, ModelEntry]:
-    words = shipped("models") / "words"
-    return {"words": ModelEntry(path=str(words), server="bundled", context_length=2048, gpus=0)}
+    return {
+        name: ModelEntry(path=str(shipped("models") / name), server="bundled", context_length=2048, gpus=0)
+        for name in ("words", "student")
+    }
 
 
 def _context_length(folder: Path) -> int | None:

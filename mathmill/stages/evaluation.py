@@ -196,8 +196,10 @@ def sampling_of(options: EvaluationOptions) -> Sampling:
     return Sampling(**SETTINGS[options.settings] | {name: value for name, value in given.items() if value is not None})
 
 
-def plan_benchmark(options: EvaluationOptions, one: Wanted, run: Run, model: Model) -> list[PlannedSet]:
-    """The sets of a benchmark: one greedy solution a problem, and the sampled ones."""
+def plan_benchmark(
+    options: EvaluationOptions, one: Wanted, run: Run, model: Model, label: str = ""
+) -> list[PlannedSet]:
+    """The sets of a benchmark: one greedy solution a problem, and the sampled ones. `label`: of one of a run's several models."""
     prompt = load_prompt(options.prompt or PROMPTS.get(options.settings) or one.benchmark.prompt)
     sampled = sampling_of(options)
     greedy = msgspec.structs.replace(sampled, temperature=0.0)
@@ -205,7 +207,7 @@ def plan_benchmark(options: EvaluationOptions, one: Wanted, run: Run, model: Mod
     return [
         plan_set(
             run,
-            set_name(one.name, decoding),
+            set_name(f"{label}-{one.name}" if label else one.name, decoding),
             one.problems,
             prompt,
             model,

@@ -119,8 +119,10 @@ def run_sft(options: SftOptions) -> int:
     if rows is None and not options.dry_run:
         raise UserError(f"no training set at {options.data}; make one: python pipeline/prepare_sft_data.py")
     trainer = settled(trainer, recipe, rows)
-    refuse_other_options(run, trainer)
-    if finished_steps(run) >= (num_steps(trainer, rows) or 1) and not (options.dry_run or options.test_only):
+    refuse_other_options(run, trainer, "training")
+    if finished_steps(Path(trainer.folder)) >= (num_steps(trainer, rows) or 1) and not (
+        options.dry_run or options.test_only
+    ):
         print(f"{run.folder} is finished; next: python pipeline/export_checkpoint.py {run.name}", file=sys.stderr)
         return 0
     if options.trainer == "nemo":
@@ -236,17 +238,18 @@ def settled(trainer: TrainerOptions, recipe: Recipe, rows: int | None) -> Traine
     return replace(trainer, save_every=max(1, rows // trainer.global_batch // recipe.saves_per_epoch))
 
 
-def refuse_other_options(run: Run, trainer: TrainerOptions) -> None:
-    """A run that has begun goes on with the same rows and optimizer; its layout and its end may change."""
-    earlier = sorted(run.jobs.glob("training*.json"), key=lambda path: path.stat().st_mtime)
-    if not earlier or not (run.folder / "training" / "metrics.jsonl").exists():
+def refuse_other_options(run: Run, trainer: TrainerOptions, job: str) -> None:
+    """A training that has begun, by jobs of this name, goes on with the same rows and optimizer; layout and end may change."""
+    earlier = sorted(run.jobs.glob(f"{job}*.json"), key=lambda path: path.stat().st_mtime)
+    if not earlier or not Path(trainer.folder, "metrics.jsonl").exists():
         return
     section = json.loads(earlier[-1].read_text()).get("trainer", {})
     now = json.loads(json.dumps(asdict(trainer)))
     for name in BOUND:
         if section.get(name) != now[name]:
             raise UserError(
-                f"run {run.name} was started with {name} {section.get(name)}, not {now[name]}; use another --run, or that"
+                f"{job} of run {run.name} was started with {name} {section.get(name)}, not {now[name]}; "
+                "use another --run, or that"
             )
 
 
@@ -267,9 +270,9 @@ def training_job(trainer: TrainerOptions, recipe: Recipe, per_node: int) -> Job:
     return Job(name="training", steps=(step,), options={"trainer": asdict(trainer)})
 
 
-def finished_steps(run: Run) -> int:
+def finished_steps(folder: Path) -> int:
     """Steps after which this training said that it is finished; 0: it did not."""
-    path = run.folder / "training" / "finished.json"
+    path = folder / "finished.json"
     return json.loads(path.read_text())["steps"] if path.exists() else 0
 
 

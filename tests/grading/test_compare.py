@@ -17,7 +17,7 @@ from mathmill.grading.compare import grade_quickly, grade_slowly
 from mathmill.grading.policy import POLICIES
 
 TABLES = sorted((Path(__file__).parents[1] / "cases" / "grading").glob("*.yaml"))
-SYMBOLIC = {"constants", "expressions", "heads_and_equations", "intervals", "lists", "matrices", "tuples"}
+SYMBOLIC = {"constants", "expressions", "heads_and_equations", "intervals", "lists", "matrices", "tuples", "units"}
 """Tables whose rows need SymPy, a minute of it on a busy machine."""
 VERDICTS = {"same": True, "different": False}
 

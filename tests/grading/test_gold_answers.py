@@ -74,7 +74,7 @@ def size_of(answer: str) -> float | None:
     """The size of an expression at a fixed point; None where it has none."""
     expression = symbolic._parsed(answer)[0]
     try:
-        value = symbolic._value(expression, 1) if symbolic._has_value(expression) else None
+        value = symbolic._value(expression, symbolic.POINTS[0]) if symbolic._has_value(expression) else None
         return None if value is None else float(abs(value))
     except Exception:  # whatever SymPy raises
         return None

@@ -38,7 +38,10 @@ MISTAKES = {
         ["--cluster", "cluster_configs/time.yaml"],
         'time_limit was read as the number 43200; put quotes around it, as "12:00:00"',
     ),
-    "an unknown model": (["--model", "llama-9"], "no model 'llama-9' in cluster_configs/local.yaml. Known: words"),
+    "an unknown model": (
+        ["--model", "llama-9"],
+        "no model 'llama-9' in cluster_configs/local.yaml. Known: student, words",
+    ),
     "an unknown prompt": (["--prompt", "code_bas"], "code_base"),
     "a missing prompt field": (
         ["--prompt", "needs_solution.yaml", "--problems", "one.jsonl"],
