@@ -79,6 +79,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     samples: dict[str, SampleSetRecipe]
     masked_samples: dict[str, SampleSetRecipe] = {}
     training_sets: dict[str, TrainingSetRecipe] = {}
+    unions: dict[str, list[str]] = {}
+    """Further lines of the coverage report: what several strategies cover together."""
     students: StudentsRecipe | None = None
     evaluation: EvaluationRecipe | None = None
     """Of the students; required where there are any."""

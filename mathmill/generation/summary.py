@@ -99,8 +99,13 @@ def print_summary(run: Run) -> None:
     console.print(table)
     console.print()
     for folder, one in sets:
-        failures = ", ".join(f"{kind} {count:,}" for kind, count in one.failures.most_common())
-        console.print(f"not correct in {one.progress.name}: {failures or 'none'}")
+        if folder.load().prompt.generation_type == "reference_solution":
+            console.print(
+                f"{one.progress.name}: candidates for masked solutions, without an answer that could be correct"
+            )
+        else:
+            failures = ", ".join(f"{kind} {count:,}" for kind, count in one.failures.most_common())
+            console.print(f"not correct in {one.progress.name}: {failures or 'none'}")
         console.print(f"solutions: {folder.folder}/p*.s*.jsonl")
         if one.progress.num_quarantined:
             console.print(f"quarantined, with the reasons: {folder.quarantine}", style="red")

@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from mathmill.selection.options import Choice, CodePreference
-from mathmill.selection.sift import INDEX, path_of
+from mathmill.selection.spill import INDEX, Buckets, Spilled
 
 TAKEN, CODE_PREFERENCE, COVERAGE, DOWNSAMPLED = 0, 1, 2, 3
 REASONS = {CODE_PREFERENCE: "code_preference", COVERAGE: "coverage", DOWNSAMPLED: "downsampled"}
 RANKED = np.dtype([("first", "u8"), ("second", "u8"), ("rank", "i4"), ("decision", "u1")])
 """A row, the how-manieth solution of its problem it is, and what was decided."""
+DECIDED = np.dtype([("digest", "V16"), ("decision", "u1")])
 Limits = dict[int, int]
 """Problem key to the most rows that are taken of it, where another set's coverage is matched."""
 
@@ -38,11 +40,12 @@ class Cut:
 
 def ranked(index: np.ndarray, preference: CodePreference, limits: Limits | None) -> np.ndarray:
     """The different rows of some whole problems, in order of their digests: their rank, and what is decided already."""
-    rows = index[np.lexsort((index["second"], index["first"], index["problem"]))]
-    problem, first, second = (rows[name].astype(np.uint64) for name in ("problem", "first", "second"))
-    is_new = np.ones(len(rows), bool)
+    columns = [np.ascontiguousarray(index[name]) for name in ("problem", "first", "second", "code")]
+    order = np.lexsort(columns[2::-1])
+    problem, first, second, code = (column[order] for column in columns)
+    is_new = np.ones(len(index), bool)
     is_new[1:] = (problem[1:] != problem[:-1]) | (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    problem, first, second, code = problem[is_new], first[is_new], second[is_new], rows["code"][is_new].astype(bool)
+    problem, first, second, code = problem[is_new], first[is_new], second[is_new], code[is_new]
     found = np.zeros(len(problem), RANKED)
     found["first"], found["second"] = first, second
     if not len(found):
@@ -78,95 +81,91 @@ def _ranks(wanted: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndar
 
 
 @dataclass(frozen=True)
-class Index:
-    """The index of all units, by bucket of problems."""
-
-    folder: Path
-    counts: np.ndarray
-    """[unit, bucket + 1]: rows of the unit before the bucket; at last all."""
-
-    @property
-    def num_buckets(self) -> int:
-        return self.counts.shape[1] - 1
-
-    def read(self, bucket: int) -> np.ndarray:
-        parts = [
-            np.fromfile(path_of(self.folder, unit, "index"), INDEX, count=end - start, offset=start * INDEX.itemsize)
-            for unit, (start, end) in enumerate(self.counts[:, bucket : bucket + 2].tolist())
-            if end > start
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, INDEX)
-
-
-@dataclass
 class Chosen:
-    """What was decided, on disk in order of the digests, a file a bucket of problems."""
+    """What was decided of the rows, in order of their digests, a file a bucket of problems."""
 
-    folder: Path
-    num_buckets: int
+    files: list[Path]
+    edges: np.ndarray
+    """[file, bucket of the order + 1]: rows of the file before the bucket; at last all."""
     reasons: Counter[str]
 
-    def decisions(self, low: int, high: int) -> dict[bytes, int]:
-        """Digest to decision, of the rows whose first half of the digest is at least `low` and below `high`."""
-        found: dict[bytes, int] = {}
-        for bucket in range(self.num_buckets):
-            rows = np.load(self.folder / f"chosen-{bucket:04d}.npy", mmap_mode="r")
-            start, end = (np.searchsorted(rows["first"], np.uint64(edge)) for edge in (low, min(high, 2**64 - 1)))
-            part = rows[start : end if high < 2**64 else len(rows)]
-            digests = np.empty((len(part), 2), ">u8")
-            digests[:, 0], digests[:, 1] = part["first"], part["second"]
-            joined = digests.tobytes()
-            found.update(
-                (joined[place : place + 16], decision)
-                for place, decision in zip(range(0, len(joined), 16), part["decision"].tolist(), strict=True)
-            )
-        return found
+    def places(self, bucket: int) -> list["Place"]:
+        """Where the decisions about a bucket of the order are."""
+        edges = self.edges[:, bucket : bucket + 2].tolist()
+        return [Place(path, start, end) for path, (start, end) in zip(self.files, edges, strict=True) if end > start]
 
 
-def choose(index: Index, choice: Choice, limits: Limits | None) -> Chosen:
-    """Decide about every row, one bucket of problems at a time."""
+class Place(NamedTuple):
+    """Decisions about rows of one bucket."""
+
+    path: Path
+    start: int
+    end: int
+
+    def read(self) -> Iterator[tuple[bytes, int]]:
+        """Digests and decisions."""
+        rows = np.fromfile(self.path, DECIDED, self.end - self.start, offset=self.start * DECIDED.itemsize)
+        return zip(rows["digest"].tolist(), rows["decision"].tolist(), strict=True)
+
+
+def choose(
+    spilled: list[Spilled], buckets: Buckets, folder: Path, choice: Choice, limits: Limits | None, keep_drops: bool
+) -> Chosen:
+    """Decide about every row, one bucket of problems at a time. Without `keep_drops` only those taken are told."""
+    reasons: Counter[str] = Counter()
     counts: Counter[int] = Counter()
-    for bucket in range(index.num_buckets):
-        rows = ranked(index.read(bucket), choice.code_preference, limits)
+    files = [folder / f"ranked-{bucket:04d}.npy" for bucket in range(1 << buckets.problem)]
+    for bucket, path in enumerate(files):
+        index = np.concatenate([np.empty(0, INDEX), *(one.read_index(bucket) for one in spilled)])
+        rows = ranked(index, choice.code_preference, limits)
+        reasons["duplicate"] += len(index) - len(rows)
         if choice.downsample == "random":
             rows["rank"] = 0
-        np.save(index.folder / f"ranked-{bucket:04d}.npy", rows)
+        np.save(path, rows)
         ranks, numbers = np.unique(rows["rank"][rows["decision"] == TAKEN], return_counts=True)
         counts.update(dict(zip(ranks.tolist(), numbers.tolist(), strict=True)))
-    cut = _find_cut(index, counts, choice.num_samples)
-    reasons: Counter[str] = Counter()
-    for bucket in range(index.num_buckets):
-        rows = _load(index, bucket)
+    cut = _find_cut(files, counts, choice.num_samples)
+    edges = []
+    for path in files:
+        rows = np.load(path)
         if cut is not None:
             rows["decision"][(rows["decision"] == TAKEN) & ~cut.takes(rows, rows["rank"])] = DOWNSAMPLED
         reasons.update({reason: int((rows["decision"] == number).sum()) for number, reason in REASONS.items()})
-        np.save(index.folder / f"chosen-{bucket:04d}.npy", rows[np.lexsort((rows["second"], rows["first"]))])
-        (index.folder / f"ranked-{bucket:04d}.npy").unlink()
-    return Chosen(index.folder, index.num_buckets, +reasons)
+        edges.append(_write_decided(rows if keep_drops else rows[rows["decision"] == TAKEN], path, buckets))
+    return Chosen([path.with_suffix(".decided") for path in files], np.array(edges), +reasons)
 
 
-def _load(index: Index, bucket: int) -> np.ndarray:
-    return np.load(index.folder / f"ranked-{bucket:04d}.npy")
+def _write_decided(rows: np.ndarray, path: Path, buckets: Buckets) -> np.ndarray:
+    """Write the rows in the place of what is at `path`; how many stand before each bucket of the order."""
+    rows = rows[np.lexsort((rows["second"], rows["first"]))]
+    decided = np.empty(len(rows), DECIDED)
+    halves = np.stack([rows["first"], rows["second"]], axis=1).astype(">u8")
+    decided["digest"] = halves.view(DECIDED["digest"])[:, 0]
+    decided["decision"] = rows["decision"]
+    decided.tofile(path.with_suffix(".decided"))
+    path.unlink()
+    starts = np.arange(1 << buckets.order, dtype=np.uint64) << np.uint64(64 - buckets.order) if buckets.order else [0]
+    return np.append(np.searchsorted(rows["first"], starts), len(rows))
 
 
-def _find_cut(index: Index, counts: Counter[int], wanted: int | None) -> Cut | None:
+def _find_cut(files: list[Path], counts: Counter[int], wanted: int | None) -> Cut | None:
     """The last row that is taken; None where all are."""
     if wanted is None or sum(counts.values()) <= wanted:
         return None
     before = 0
     for rank in sorted(counts):
         if before + counts[rank] >= wanted:
-            return Cut(rank, *_nth_digest(index, rank, wanted - before))
+            return Cut(rank, *_nth_digest(files, rank, wanted - before))
         before += counts[rank]
     raise AssertionError("there are more rows than are wanted")
 
 
-def _nth_digest(index: Index, rank: int, number: int) -> tuple[int, int]:
+def _nth_digest(files: list[Path], rank: int, number: int) -> tuple[int, int]:
     """The digest of the so-manieth row of this rank: found by a histogram first, so that few are held at once."""
 
     def of_rank() -> Iterator[np.ndarray]:
-        for bucket in range(index.num_buckets):
-            rows = _load(index, bucket)
+        for path in files:
+            rows = np.load(path)
             yield rows[(rows["rank"] == rank) & (rows["decision"] == TAKEN)]
 
     bins = np.zeros(1 << 16, np.int64)

@@ -5,7 +5,10 @@ of its samples, drawn without putting back, would give. Table: as Table 2 of arX
 """
 
 import json
+import operator
 from collections import Counter
+from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 import msgspec
@@ -21,6 +24,8 @@ class CoverageWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: str
     strategies: list[tuple[str, str, list[str]]]
+    unions: dict[str, list[str]] = {}
+    """Further lines: what these strategies cover together."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +37,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     samples_per_problem: float
     unique_correct: int
     covered: int
+    is_joined: bool
+    """Whether it is of several strategies together."""
     curve: list[tuple[int, float]]
 
     @property
@@ -62,7 +69,7 @@ class _Counts:
         joined.texts = self.texts | other.texts
         return joined
 
-    def line(self, dataset: str, strategy: str, num_problems: int) -> Line:
+    def line(self, dataset: str, strategy: str, num_problems: int, is_joined: bool = False) -> Line:
         most = max(self.samples.values(), default=0)
         places = sorted({*(1 << power for power in range(most.bit_length()) if 1 << power <= most), most} - {0})
         return Line(
@@ -72,6 +79,7 @@ class _Counts:
             samples_per_problem=sum(self.samples.values()) / num_problems if num_problems else 0,
             unique_correct=len(self.texts),
             covered=len(self.correct),
+            is_joined=is_joined,
             curve=[(k, self._expected(k) / num_problems) for k in places if num_problems],
         )
 
@@ -91,25 +99,33 @@ def missed(samples: int, correct: int, k: int) -> float:
 
 
 def coverage_lines(work: CoverageWork, run: Run) -> list[Line]:
-    """The table of every dataset: a line a strategy, and their total where there are several."""
+    """The table of every dataset: a line a strategy, one a union after the last of its strategies, and at last the total."""
     lines = []
     for dataset in dict.fromkeys(dataset for dataset, _, _ in work.strategies):
-        total = _Counts()
+        own: dict[str, _Counts] = {}
         problems: set[str] = set()
-        own: list[tuple[str, _Counts]] = []
         for strategy, names in [(strategy, names) for of, strategy, names in work.strategies if of == dataset]:
-            counts = _Counts()
+            own[strategy] = _Counts()
             for name in names:
                 folder = SetFolder(run.solutions / name)
                 if folder.config.exists():
-                    counts.add_set(folder)
+                    own[strategy].add_set(folder)
                     problems.update(problem.problem_id for problem in folder.load_problems())
-            own.append((strategy, counts))
-            total |= counts
-        lines += [counts.line(dataset, strategy, len(problems)) for strategy, counts in own]
+        told: list[str] = []
+        for strategy, counts in own.items():
+            told.append(strategy)
+            lines.append(counts.line(dataset, strategy, len(problems)))
+            for union, members in work.unions.items():
+                if strategy in members and set(members) <= set(told):
+                    joined = _joined(own[member] for member in members)
+                    lines.append(joined.line(dataset, union, len(problems), is_joined=True))
         if len(own) > 1:
-            lines.append(total.line(dataset, "total", len(problems)))
+            lines.append(_joined(own.values()).line(dataset, "total", len(problems), is_joined=True))
     return lines
+
+
+def _joined(counts: Iterable[_Counts]) -> _Counts:
+    return reduce(operator.or_, counts, _Counts())
 
 
 def report_coverage(work: CoverageWork, run: Run) -> list[Line]:
@@ -140,23 +156,27 @@ def table_of(lines: list[Line]) -> str:
 def draw(lines: list[Line], path: Path) -> None:
     """A panel a dataset: coverage against samples a problem, on a logarithmic axis, a curve a strategy."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
     datasets = list(dict.fromkeys(one.dataset for one in lines))
     figure = Figure(figsize=(5.5 * max(1, len(datasets)), 4), layout="constrained", dpi=150)
     for place, dataset in enumerate(datasets, 1):
         axes = figure.add_subplot(1, len(datasets), place)
-        for one in lines:
-            if one.dataset == dataset and one.curve:
-                style = "o--" if one.strategy == "total" else "o-"
-                axes.plot(*zip(*one.curve, strict=True), style, markersize=3, label=one.strategy)
+        shown = [one for one in lines if one.dataset == dataset and one.curve]
+        for one in shown:
+            style = "o--" if one.is_joined else "o-"
+            axes.plot(*zip(*one.curve, strict=True), style, markersize=4, clip_on=False, label=one.strategy)
         axes.set_xscale("log", base=2)
-        axes.set_title(dataset)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylim(0, 1)
+        axes.set_title(f"{dataset}: {shown[0].num_problems:,} problems" if shown else dataset)
         axes.set_xlabel("samples a problem")
         axes.set_ylabel("problems with a correct solution")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        if shown:
+            axes.legend(fontsize="small", loc="lower right", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{short_sha(str(lines))}.png")
     figure.savefig(beside)

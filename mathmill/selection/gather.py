@@ -1,39 +1,23 @@
 """The third pass: a bucket of the final order becomes its part of every file of the training set."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from mathmill.prompts import Prompt
-from mathmill.selection.choose import REASONS, TAKEN, Chosen
+from mathmill.selection import choose, spill
+from mathmill.selection.choose import REASONS, TAKEN
 from mathmill.selection.filters import has_code
 from mathmill.selection.formats import FORMATS, asker
-from mathmill.selection.sift import DIGEST, Dropped, path_of
+from mathmill.selection.rows import TrainingRow
+from mathmill.selection.spill import Dropped
 
-_encode = msgspec.json.Encoder().encode
-Place = tuple[int, int, int, int]
-"""Unit, offset, length and number of rows of a bucket's part of it."""
-
-
-class Row(msgspec.Struct):
-    """What is needed again of a line of train.jsonl."""
-
-    question: str
-    generated_solution: str
-    dataset: str
-    generation_type: str
-    problem_id: str
-
-
-class SftRow(msgspec.Struct, frozen=True):
-    """A line of sft.jsonl."""
-
-    problem_id: str
-    input: str
-    output: str
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_lines = msgspec.json.Decoder(TrainingRow).decode_lines
 
 
 @dataclass(frozen=True)
@@ -41,101 +25,67 @@ class Writing:
     """What the third pass is told, the same for every bucket."""
 
     folder: Path
-    order_bits: int
-    chosen: Chosen
     prompt: Prompt
     formats: tuple[str, ...]
     keep_drops: bool
 
 
-@dataclass
-class Gathered:
-    """What became of a bucket."""
+@dataclass(frozen=True)
+class Bucket:
+    """A stretch of the final order: where its rows are, and what was decided of them."""
 
-    num_rows: int = 0
-    num_duplicates: int = 0
-    kinds: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
-    """Rows by dataset, generation type, and whether they have code."""
-
-
-def gather(bucket: int, places: list[Place], writing: Writing) -> Gathered:
-    """Write the bucket's rows in order of their digests; of rows that are alike stays the one whose line sorts first."""
-    width = 64 - writing.order_bits
-    decisions = writing.chosen.decisions(bucket << width, (bucket + 1) << width)
-    gathered = Gathered()
-    with _Parts(writing, bucket) as parts:
-        lines: dict[bytes, bytes] = {}
-        for place in places:
-            for digest, line in _read(writing.folder, place):
-                other = lines.get(digest)
-                if other is not None:
-                    gathered.num_duplicates += 1
-                    line, loser = (other, line) if _row(other) <= _row(line) else (line, other)
-                    parts.drop("duplicate", loser)
-                lines[digest] = line
-        for digest in sorted(lines):
-            decision = decisions[digest]
-            if decision == TAKEN:
-                parts.keep(lines[digest], gathered)
-            else:
-                parts.drop(REASONS[decision], lines[digest])
-    return gathered
+    number: int
+    rows: list[spill.Place]
+    decisions: list[choose.Place]
 
 
-def _read(folder: Path, place: Place):
-    unit, offset, length, count = place
-    with open(path_of(folder, unit, "lines"), "rb") as stream:
-        stream.seek(offset)
-        content = stream.read(length)
-    digests = (content[at : at + DIGEST] for at in range(0, count * DIGEST, DIGEST))
-    return zip(digests, content[count * DIGEST :].split(b"\n"), strict=True)
+Kinds = Counter[tuple[str, str, bool]]
+"""Rows by dataset, generation type, and whether they have code."""
 
 
-def _row(line: bytes) -> bytes:
-    return line.partition(b"\t")[0]
+def gather(bucket: Bucket, writing: Writing) -> Kinds:
+    """Write the bucket's part of every file, in order of the digests; the kinds of the rows that were taken."""
+    lines, dropped = _sorted_out(bucket)
+    content = b"".join(line + b"\n" for line in lines)
+    rows = _decode_lines(content)
+    ask = asker(writing.prompt)
+    asked = [ask(row.question) for row in rows]
+    part_of(writing.folder, bucket.number, "train.jsonl").write_bytes(content)
+    for name in ("sft", *writing.formats):
+        form = FORMATS[name]
+        told = [form(system, user, row) for (system, user), row in zip(asked, rows, strict=True)]
+        part_of(writing.folder, bucket.number, f"{name}.jsonl").write_bytes(_encode_lines(told))
+    if writing.keep_drops:
+        part_of(writing.folder, bucket.number, "dropped.jsonl").write_bytes(_encode_lines(dropped))
+    return Counter((row.dataset, row.generation_type, has_code(row.generated_solution)) for row in rows)
+
+
+def _sorted_out(bucket: Bucket) -> tuple[list[bytes], list[Dropped]]:
+    """Lines that are taken, in order of their digests, and the others; of rows that are alike stays the one whose line sorts
+    first."""
+    decisions = dict(chain.from_iterable(place.read() for place in bucket.decisions))
+    found: dict[bytes, tuple[bytes, bytes]] = {}
+    dropped: list[Dropped] = []
+    for digest, line, stood in chain.from_iterable(place.read() for place in bucket.rows):
+        if digest not in decisions:
+            continue
+        if digest in found:
+            found[digest], other = sorted([found[digest], (line, stood)], key=itemgetter(0))
+            dropped.append(_dropped("duplicate", *other))
+        else:
+            found[digest] = line, stood
+    taken = []
+    for digest in sorted(found):
+        if decisions[digest] == TAKEN:
+            taken.append(found[digest][0])
+        else:
+            dropped.append(_dropped(REASONS[decisions[digest]], *found[digest]))
+    return taken, dropped
+
+
+def _dropped(reason: str, line: bytes, stood: bytes) -> Dropped:
+    return Dropped(reason, msgspec.json.decode(stood) if stood else "", msgspec.Raw(line))
 
 
 def part_of(folder: Path, bucket: int, name: str) -> Path:
     return folder / f"part-{bucket:04d}.{name}"
-
-
-class _Parts:
-    """The files of a bucket."""
-
-    def __init__(self, writing: Writing, bucket: int):
-        self.writing = writing
-        names = ["train.jsonl", "sft.jsonl", *(f"{name}.jsonl" for name in writing.formats)]
-        names += ["dropped.jsonl"] if writing.keep_drops else []
-        self._files: dict[str, IO[bytes]] = {
-            name: open(part_of(writing.folder, bucket, name), "wb")  # noqa: SIM115  closed by __exit__
-            for name in names
-        }
-        self._decode = msgspec.json.Decoder(Row).decode
-        self._ask = asker(writing.prompt)
-
-    def __enter__(self) -> "_Parts":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for stream in self._files.values():
-            stream.close()
-
-    def keep(self, line: bytes, gathered: Gathered) -> None:
-        line = _row(line)
-        row = self._decode(line)
-        gathered.num_rows += 1
-        gathered.kinds[row.dataset, row.generation_type, has_code(row.generated_solution)] += 1
-        system, user = self._ask(row.question)
-        self._files["train.jsonl"].write(line + b"\n")
-        asked = f"{system}\n\n{user}" if system else user
-        self._write("sft", SftRow(row.problem_id, asked, row.generated_solution))
-        for name in self.writing.formats:
-            self._write(name, FORMATS[name](system, user, row.generated_solution))
-
-    def _write(self, name: str, what: object) -> None:
-        self._files[f"{name}.jsonl"].write(_encode(what) + b"\n")
-
-    def drop(self, reason: str, line: bytes) -> None:
-        if self.writing.keep_drops:
-            row, _, where = line.partition(b"\t")
-            self._write("dropped", Dropped(reason=reason, where=where.decode(), row=msgspec.Raw(row)))

@@ -21,7 +21,7 @@ _FORMULA = re.compile(
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _SIDES = re.compile(
-    r"=|\\approx|\\equiv|\\Rightarrow|\\implies|\\to\b|\\leq?(?![a-z])|\\geq?(?![a-z])|<|>|&|\\\\|;|\\quad|\\text\{[^{}]*\}|\\cdots?|\\ldots"
+    r"=|\\approx|\\equiv|\\Rightarrow|\\implies|\\to\b|\\leq?(?![a-z])|\\geq?(?![a-z])|<|>|&|\\\\|;|\\quad|\\text\{[^{}]*\}|\\cdots|\\ldots"
 )
 _PRODUCTS = re.compile(r"[-+]|\\cdot|\\times|,|\(|\)")
 _IN_WORDS = re.compile(r"\\(?:text|mbox|mathrm|textbf)\{([^{}]*)\}")

@@ -49,6 +49,18 @@ class Filters:
         if (self.max_problem_tokens or self.max_solution_tokens) and not self.tokenizer:
             raise UserError("--max_problem_tokens and --max_solution_tokens need --tokenizer FOLDER to count by")
 
+    def look_at_usual(self) -> bool:
+        """Whether a solution with one plain box and whole code may be unfit or changed for what else it says."""
+        return (
+            self.trim_prefix
+            or self.drop_wrong_arithmetic
+            or self.min_solution_characters > 0
+            or any(
+                most is not None
+                for most in (self.max_solution_characters, self.max_problem_tokens, self.max_solution_tokens)
+            )
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:

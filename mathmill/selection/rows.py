@@ -16,7 +16,7 @@ _PUBLISHED_MESSAGES = {
 """Our closed list of messages as the published pipeline spells them (spec of OpenMathInstruct-1, 1.1 and 1.9)."""
 
 
-class TrainingRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class TrainingRow(msgspec.Struct, frozen=True, gc=False):
     """A line of train.jsonl: the published columns in their order, and the problem's id."""
 
     question: str
@@ -36,31 +36,38 @@ COLUMNS = TrainingRow.__struct_fields__
 class SourceRow(msgspec.Struct, gc=False):
     """What is read of a line, whoever wrote it: our solutions, NeMo-Skills' output files, the published datasets."""
 
-    question: str | None = None
+    # in the order of our own lines: the decoder looks for a line's next key behind the last one
+    problem_id: str | int | None = None
+    sample_index: int = -1
     problem: str | None = None
-    generated_solution: str | None = None
-    generation: str | None = None
+    question: str | None = None
     expected_answer: str | int | float | None = None
+    generation: str | None = None
+    generated_solution: str | None = None
+    code_blocks: msgspec.Raw = msgspec.Raw(b"")
     predicted_answer: str | int | float | None = None
     is_correct: bool | msgspec.UnsetType | None = msgspec.UNSET
     symbolic_correct: bool | msgspec.UnsetType | None = msgspec.UNSET
     error_message: str | None = None
+    generation_type: str | None = None
     dataset: str | None = None
     problem_source: str | None = None
-    generation_type: str | None = None
-    problem_id: str | int | None = None
-    sample_index: int = -1
-    code_blocks: msgspec.Raw = msgspec.Raw(b"")
 
     def verdict(self) -> bool | msgspec.UnsetType | None:
         """Whether the answer is right; None: nobody could tell; UNSET: nobody was asked."""
         return self.symbolic_correct if self.is_correct is msgspec.UNSET else self.is_correct
 
 
-def texts_of(row: SourceRow | str) -> tuple[str, str]:
+class BadLine(SourceRow, gc=False):
+    """Stands in the place of a row that cannot be read."""
+
+    why: str = ""
+
+
+def texts_of(row: SourceRow) -> tuple[str, str]:
     """Question and solution of what was read. ValueError, which says what is wrong, where it has not both."""
-    if isinstance(row, str):
-        raise ValueError(row)
+    if isinstance(row, BadLine):
+        raise ValueError(row.why)
     question = row.question if row.question is not None else row.problem
     solution = row.generated_solution if row.generated_solution is not None else row.generation
     if not question:
@@ -68,6 +75,23 @@ def texts_of(row: SourceRow | str) -> tuple[str, str]:
     if solution is None:
         raise ValueError("no `generated_solution` or `generation` in it")
     return question, solution
+
+
+def training_row(row: SourceRow, question: str, text: str) -> TrainingRow:
+    """The row as a training set has it."""
+    verdict = row.is_correct if row.is_correct is not msgspec.UNSET else row.symbolic_correct
+    expected, predicted, problem_id = row.expected_answer, row.predicted_answer, row.problem_id
+    return TrainingRow(
+        question,
+        text,
+        expected if isinstance(expected, str) else answer_text(expected),
+        predicted if isinstance(predicted, str) else answer_text(predicted),
+        "" if row.error_message == "" else published_message(row),
+        None if verdict is msgspec.UNSET else verdict,
+        row.dataset or row.problem_source or "",
+        row.generation_type or "without_reference_solution",
+        problem_id if isinstance(problem_id, str) else id_of(row, question),
+    )
 
 
 def published_message(row: SourceRow) -> str:

@@ -1,11 +1,14 @@
 """Where solutions come from: our runs, and others' files. Cut into units of work that depend on the inputs alone."""
 
+import dataclasses
 import glob
 import gzip
+import io
 import itertools
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,14 @@ from mathmill.generation.sets import SetFolder, set_folders
 from mathmill.generation.shards import left, published, shard_of
 from mathmill.records import read_records
 from mathmill.run import Run
-from mathmill.selection.rows import SourceRow
+from mathmill.selection.rows import BadLine, SourceRow
 
-UNIT_BYTES = 16 << 20
+UNIT_BYTES = 64 << 20
 BATCH_ROWS = 1024
 COMPRESSED = 6
 """How much larger than a compressed file its text is, roughly."""
-BLOCK_BYTES = 1 << 20
-Rows = list[tuple[int, SourceRow | str]]
-"""Rows with their number from 1 in their piece; in the place of one that cannot be read, what is wrong with it."""
+BLOCK_BYTES = 1 << 17
+"""So much is read at once: the processor's cache holds it while its rows are looked for."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,19 @@ class Piece:
     path: Path
     start: int
     end: int
-    dataset: str = ""
-    """What rows are said to be of that do not say it themselves."""
     verdicts: Path | None = None
     """A file with other verdicts of these very rows."""
+    lines_before: int | None = None
+    """Lines of the file before this piece, where they were counted."""
 
     def place(self, number: int) -> str:
-        """`FILE:LINE` of a line of this piece."""
+        """`FILE:LINE` of a line of this piece, or the row of a row group."""
         if self.path.suffix == ".parquet":
-            return f"{self.path}: row {number} of row groups {self.start} to {self.end - 1}"
-        return f"{self.path}:{number + self._lines_before()}"
-
-    def _lines_before(self) -> int:
-        """Lines of the file that begin before this piece."""
-        if not self.start:
-            return 0
-        lines, left_over = 0, _first_line(self.path, self.start)
-        with open(self.path, "rb") as stream:
-            while left_over and (block := stream.read(min(left_over, 1 << 20))):
-                lines += block.count(b"\n")
-                left_over -= len(block)
-        return lines
+            return f"{self.path}: row {number} of row group {self.start}"
+        if self.lines_before is not None:
+            return f"{self.path}:{number + self.lines_before}"
+        before = count_lines(dataclasses.replace(self, start=0, end=self.start)) if self.start else 0
+        return f"{self.path}:{number + before}"
 
 
 Unit = tuple[Piece, ...]
@@ -133,7 +127,8 @@ def _parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path, memory_map=False)
+        # buffered: else a whole column of a row group, however large, is held at once
+        return pyarrow.parquet.ParquetFile(path, memory_map=False, buffer_size=BLOCK_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as problem:
         raise UserError(f"{path}: not a Parquet file that can be read: {problem}") from None
 
@@ -159,7 +154,7 @@ def _parts(piece: Piece) -> list[Piece]:
     if piece.path.suffix == ".gz" or piece.verdicts is not None or piece.end <= 2 * UNIT_BYTES:
         return [piece]
     edges = [*range(0, piece.end, UNIT_BYTES), piece.end]
-    return [Piece(piece.path, start, end, piece.dataset) for start, end in itertools.pairwise(edges)]
+    return [Piece(piece.path, start, end) for start, end in itertools.pairwise(edges)]
 
 
 def text_bytes(piece: Piece) -> int:
@@ -169,82 +164,80 @@ def text_bytes(piece: Piece) -> int:
     return (piece.end - piece.start) * (COMPRESSED if piece.path.suffix == ".gz" else 1)
 
 
-@dataclass
+def numbered(units: list[Unit], run: Callable[[Callable[[Piece], int], list[Piece]], Iterable[int]]) -> list[Unit]:
+    """The units with the number of lines before each piece of a file that was cut, counted by `run`, which is a `map`."""
+    files = Counter(piece.path for unit in units for piece in unit)
+    cut = [piece for unit in units for piece in unit if files[piece.path] > 1 and piece.path.suffix != ".parquet"]
+    before: Counter[Path] = Counter()
+    places: dict[Piece, int] = {}
+    for piece, lines in zip(cut, run(count_lines, cut), strict=True):
+        places[piece] = before[piece.path]
+        before[piece.path] += lines
+    return [tuple(dataclasses.replace(piece, lines_before=places.get(piece)) for piece in unit) for unit in units]
+
+
+@dataclass(frozen=True)
 class Read:
-    """Some of a piece's rows: `rows` are to be looked at; with them were `num_incorrect` that were passed over."""
+    """Rows that stand together in a piece, the first of them as its `first`, from 1 on."""
 
-    rows: Rows
-    num_incorrect: int = 0
+    first: int
+    rows: Sequence[SourceRow]
 
 
-def read_piece(piece: Piece, pass_incorrect: bool = False) -> Iterator[Read]:
-    """Every row of a piece, some thousand at a time; with `pass_incorrect`, wrong solutions are counted and no more."""
+def read_piece(piece: Piece) -> Iterator[Read]:
+    """Every row of a piece, some hundred at a time; in the place of one that cannot be read, a BadLine."""
     if piece.path.suffix == ".parquet":
         return _read_parquet(piece)
     if piece.verdicts is not None:
         return _with_verdicts(piece)
-    return _read_lines(piece, pass_incorrect)
-
-
-class _Head(msgspec.Struct, gc=False):
-    """What tells whether a line has to be looked at: most have not, and texts that are not made cost nothing."""
-
-    is_correct: bool | msgspec.UnsetType | None = msgspec.UNSET
-    problem: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    question: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    generation: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    generated_solution: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    return _read_lines(piece)
 
 
 _decode = msgspec.json.Decoder(SourceRow).decode
-_decode_heads = msgspec.json.Decoder(_Head).decode_lines
-_UNSET = msgspec.UNSET
+_decode_lines = msgspec.json.Decoder(SourceRow).decode_lines
 
 
-def _read_lines(piece: Piece, pass_incorrect: bool) -> Iterator[Read]:
+def _read_lines(piece: Piece) -> Iterator[Read]:
     first = 1
     for block in _blocks(piece):
-        ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
-        edges = [0, *(ends + 1).tolist()]
-        if edges[-1] != len(block):
-            edges.append(len(block))
-        wanted = _wanted(block, len(edges) - 1) if pass_incorrect else None
-        places = range(len(edges) - 1) if wanted is None else wanted
-        rows: Rows = [(first + place, _row_of(block[edges[place] : edges[place + 1]])) for place in places]
-        yield Read(rows, len(edges) - 1 - len(rows))
-        first += len(edges) - 1
+        rows = _rows_of(block)
+        yield Read(first, rows)
+        first += len(rows)
 
 
-def _wanted(block: bytes, num_lines: int) -> list[int] | None:
-    """Places of the lines that are more than well-formed rows of wrong solutions; None where lines have to be told apart."""
+def _rows_of(block: bytes) -> Sequence[SourceRow]:
+    """A row a line: all in one call, or one by one where some are bad."""
     try:
         if not block.isascii():
             block.decode()  # fields that nobody asked for are not looked into otherwise
-        heads = _decode_heads(block)
+        rows = _decode_lines(block)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if len(heads) != num_lines:  # an empty line, or two rows in one
-        return None
-    return [
-        place
-        for place, head in enumerate(heads)
-        if head.is_correct is not False
-        or (head.generation is _UNSET and head.generated_solution is _UNSET)
-        or (head.problem is _UNSET and head.question is _UNSET)
-    ]
+        rows = []
+    if len(rows) == _num_lines(block):  # it is not where a line is empty, or two rows are in one
+        return rows
+    return [_row_of(line) for line in io.BytesIO(block)]
 
 
-def _row_of(line: bytes) -> SourceRow | str:
+def _num_lines(block: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) + (not block.endswith(b"\n"))
+
+
+def count_lines(piece: Piece) -> int:
+    """How many lines begin in the piece."""
+    return sum(map(_num_lines, _blocks(piece)))
+
+
+def _row_of(line: bytes) -> SourceRow:
     try:
         if not line.isascii():
             line.decode()
         return _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        return _what_is_wrong(line, problem)
+        return BadLine(why=_what_is_wrong(line, problem))
 
 
 def _blocks(piece: Piece) -> Iterator[bytes]:
-    """The lines of a piece, about a MiB of whole lines at a time."""
+    """The lines of a piece, some of them at a time."""
     try:
         if piece.path.suffix == ".gz":
             with gzip.open(piece.path, "rb") as stream:
@@ -292,17 +285,17 @@ def _read_parquet(piece: Piece) -> Iterator[Read]:
     try:
         for batch in table.iter_batches(BATCH_ROWS, range(piece.start, piece.end), columns):
             rows = batch.to_pylist()
-            yield Read([(number, _converted(row)) for number, row in enumerate(rows, first)])
+            yield Read(first, [_converted(row) for row in rows])
             first += len(rows)
     except OSError as problem:
         raise UserError(f"{piece.path}: cannot be read: {problem}") from None
 
 
-def _converted(row: dict[str, Any]) -> SourceRow | str:
+def _converted(row: dict[str, Any]) -> SourceRow:
     try:
         return msgspec.convert(row, SourceRow)
     except msgspec.ValidationError as problem:
-        return f"not a row of solutions: {problem}"
+        return BadLine(why=f"not a row of solutions: {problem}")
 
 
 def _with_verdicts(piece: Piece) -> Iterator[Read]:
@@ -310,17 +303,17 @@ def _with_verdicts(piece: Piece) -> Iterator[Read]:
     assert piece.verdicts is not None
     verdicts = {(one.problem_id, one.sample_index): one for one in read_records(piece.verdicts, KeyedVerdict)}
 
-    def judged(row: SourceRow | str) -> SourceRow | str:
-        if isinstance(row, str):
+    def judged(row: SourceRow) -> SourceRow:
+        if isinstance(row, BadLine):
             return row
         found = verdicts.get((str(row.problem_id), row.sample_index))
         if found is None:
-            return f"no verdict of it in {piece.verdicts}"
+            return BadLine(why=f"no verdict of it in {piece.verdicts}")
         row.is_correct = found.is_correct
         return row
 
-    for read in _read_lines(piece, pass_incorrect=False):
-        yield Read([(number, judged(row)) for number, row in read.rows])
+    for read in _read_lines(piece):
+        yield Read(read.first, [judged(row) for row in read.rows])
 
 
 def fingerprint(pieces: list[Piece]) -> list[dict[str, Any]]:

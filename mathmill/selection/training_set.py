@@ -17,22 +17,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from mathmill.errors import UserError
 from mathmill.files import sync_folder, unique_name, write_whole
 from mathmill.parent import die_with_parent
 from mathmill.prompts import Prompt, load_prompt
 from mathmill.selection.card import card
-from mathmill.selection.choose import Choice, Index, Limits, choose
+from mathmill.selection.choose import Limits, choose
 from mathmill.selection.formats import check_prompt
-from mathmill.selection.gather import Gathered, Writing, gather, part_of
-from mathmill.selection.options import Filters, Output, as_data
+from mathmill.selection.gather import Bucket, Kinds, Writing, gather, part_of
+from mathmill.selection.options import Choice, Filters, Output, as_data
 from mathmill.selection.rows import COLUMNS, TrainingRow
-from mathmill.selection.sift import INDEX, MOST_BAD_LINES, Sieve, Sifted, path_of, problem_key, sift
-from mathmill.selection.sources import Piece, Unit, cut_units, find_pieces, fingerprint, text_bytes
+from mathmill.selection.sift import MOST_BAD_LINES, Sieve, Sifted, problem_key, sift
+from mathmill.selection.sources import (
+    Piece,
+    Unit,
+    cut_units,
+    find_pieces,
+    fingerprint,
+    numbered,
+    progress_of,
+    text_bytes,
+)
+from mathmill.selection.spill import INDEX, Buckets, Place, Spilled
 
-BUCKET_BYTES = 16 << 20
+BUCKET_BYTES = 32 << 20
 MOST_ORDER_BITS, MOST_PROBLEM_BITS = 12, 10
 LEAST_ROW_BYTES = 300
 ROWS_PER_GROUP = 20_000
@@ -152,23 +162,27 @@ def make_training_set(selection: Selection, say: Callable[[str], None] = lambda 
     limits = None if selection.match_coverage is None else coverage_of(selection.match_coverage)
     units = cut_units(pieces)
     with _folder_beside(selection.output) as folder, _pool(selection.processes) as run:
-        report, index, places, order_bits = _sift_all(units, selection, folder, run, say)
+        keep_drops = selection.written.keep_drops
+        if keep_drops:
+            say("counting lines")
+            units = numbered(units, run)
+        buckets = _buckets(sum(map(text_bytes, pieces)))
+        sieve = Sieve(selection.filters, selection.choice.seed, folder, buckets, keep_drops)
+        report, spilled = _sift_all(units, sieve, run, say)
         say("choosing")
-        chosen = choose(index, selection.choice, limits)
-        writing = Writing(
-            folder,
-            order_bits,
-            chosen,
-            prompt,
-            tuple(dict.fromkeys(selection.written.formats)),
-            selection.written.keep_drops,
-        )
-        _gather_all(places, writing, report, run, say)
+        chosen = choose(spilled, buckets, folder, selection.choice, limits, keep_drops)
         report.reasons.update(chosen.reasons)
+        formats = tuple(dict.fromkeys(selection.written.formats))
+        writing = Writing(folder, prompt, formats, keep_drops)
+        work = [Bucket(number, _placed(spilled, number), chosen.places(number)) for number in range(1 << buckets.order)]
+        for number, kinds in enumerate(run(partial(_gather_one, writing), work), 1):
+            report.kinds.update(kinds)
+            report.num_kept += sum(kinds.values())
+            say(f"writing {number / len(work):.0%}, {report.num_kept:,} rows")
         _assert_whole(report)
         finished = folder / "finished"
         finished.mkdir()
-        _join_parts(units, writing, finished)
+        _join_parts(writing, len(work), finished)
         if selection.written.parquet:
             say("writing train.parquet")
             write_parquet(finished / "train.jsonl", finished / "train.parquet")
@@ -250,55 +264,39 @@ def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _sift_all(
-    units: list[Unit], selection: Selection, folder: Path, run: Run, say: Callable[[str], None]
-) -> tuple[Report, Index, np.ndarray, int]:
-    """The first pass over all units. What comes back: counts, the index, and [unit, bucket, 3] places of spilled rows."""
-    sizes = [sum(map(text_bytes, unit)) for unit in units]
-    total = sum(sizes)
-    order_bits = _bits(total, BUCKET_BYTES, MOST_ORDER_BITS)
-    problem_bits = _bits(total // LEAST_ROW_BYTES * INDEX.itemsize, BUCKET_BYTES, MOST_PROBLEM_BITS)
-    sieve = Sieve(
-        selection.filters, selection.choice.seed, folder, order_bits, problem_bits, selection.written.keep_drops
-    )
-    report, indexes, places, done = Report(), [], [], 0
-    for number, sifted in enumerate(run(partial(_sift_one, sieve), enumerate(units))):
+def _sift_all(units: list[Unit], sieve: Sieve, run: Run, say: Callable[[str], None]) -> tuple[Report, list[Spilled]]:
+    """The first pass over all units: what became of the rows so far, and where the fit ones are."""
+    share = progress_of(units)
+    report, spilled = Report(), []
+    for done, sifted in enumerate(run(partial(_sift_one, sieve), enumerate(units)), 1):
         report.num_rows += sifted.num_rows
-        report.reasons.update(sifted.reasons)
-        report.bad_lines = (report.bad_lines + sifted.bad_lines)[:MOST_BAD_LINES]
-        indexes.append(sifted.index)
-        places.append(sifted.lines)
-        done += sizes[number]
-        say(f"reading {done / max(total, 1):.0%}, {report.num_rows:,} rows")
-    return report, Index(folder, np.array(indexes)), np.array(places), order_bits
+        report.reasons.update(sifted.reasons + Counter(incorrect=sifted.num_incorrect))
+        for piece, number, why in sifted.bad_lines[: MOST_BAD_LINES - len(report.bad_lines)]:
+            report.bad_lines.append(f"{piece.place(number)}: {why}")
+        spilled += sifted.spilled
+        say(f"reading {share(done):.0%}, {report.num_rows:,} rows")
+    return report, spilled
 
 
 def _sift_one(sieve: Sieve, numbered: tuple[int, Unit]) -> Sifted:
     return sift(*numbered, sieve)
 
 
-def _bits(size: int, each: int, most: int) -> int:
-    return min(most, max(0, (size // each).bit_length()))
+def _buckets(size: int) -> Buckets:
+    """How finely so much text is spread, so that every bucket can be held at once."""
+    index = size // LEAST_ROW_BYTES * INDEX.itemsize
+    return Buckets(
+        min(MOST_ORDER_BITS, (size // BUCKET_BYTES).bit_length()),
+        min(MOST_PROBLEM_BITS, (index // BUCKET_BYTES).bit_length()),
+    )
 
 
-def _gather_all(places: np.ndarray, writing: Writing, report: Report, run: Run, say: Callable[[str], None]) -> None:
-    """The third pass over all buckets."""
-    num_buckets = 1 << writing.order_bits
-    work = ((bucket, _places(places[:, bucket])) for bucket in range(num_buckets))
-    for number, gathered in enumerate(run(partial(_gather_one, writing), work), 1):
-        report.num_kept += gathered.num_rows
-        report.reasons["duplicate"] += gathered.num_duplicates
-        report.kinds.update(gathered.kinds)
-        say(f"writing {number / num_buckets:.0%}, {report.num_kept:,} rows")
-    report.reasons = +report.reasons
+def _placed(spilled: list[Spilled], bucket: int) -> list[Place]:
+    return [place for one in spilled if (place := one.place(bucket))]
 
 
-def _places(of_bucket: np.ndarray) -> list[tuple[int, int, int, int]]:
-    return [(unit, offset, length, count) for unit, (offset, length, count) in enumerate(of_bucket.tolist()) if count]
-
-
-def _gather_one(writing: Writing, work: tuple[int, list[tuple[int, int, int, int]]]) -> Gathered:
-    return gather(*work, writing)
+def _gather_one(writing: Writing, bucket: Bucket) -> Kinds:
+    return gather(bucket, writing)
 
 
 def _assert_whole(report: Report) -> None:
@@ -306,20 +304,17 @@ def _assert_whole(report: Report) -> None:
         raise AssertionError(f"rows were lost: {report}")
 
 
-def _join_parts(units: list[Unit], writing: Writing, finished: Path) -> None:
+def _join_parts(writing: Writing, num_buckets: int, finished: Path) -> None:
     """Join the parts of every file in order; what the first pass dropped stands first in dropped.jsonl."""
     names = ["train.jsonl", "sft.jsonl", *(f"{name}.jsonl" for name in writing.formats)]
     names += ["dropped.jsonl"] if writing.keep_drops else []
     for name in names:
         with open(finished / name, "wb") as joined:
-            first = (
-                [path_of(writing.folder, unit, "dropped") for unit in range(len(units))] if "dropped" in name else []
-            )
-            for part in [*first, *(part_of(writing.folder, bucket, name) for bucket in range(1 << writing.order_bits))]:
-                if part.exists():
-                    with open(part, "rb") as stream:
-                        shutil.copyfileobj(stream, joined, 1 << 20)
-                    part.unlink()
+            first = sorted(writing.folder.glob("unit-*.dropped")) if "dropped" in name else []
+            for part in [*first, *(part_of(writing.folder, each, name) for each in range(num_buckets))]:
+                with open(part, "rb") as stream:
+                    shutil.copyfileobj(stream, joined, 1 << 20)
+                part.unlink()
             joined.flush()
             os.fsync(joined.fileno())
 
@@ -358,8 +353,6 @@ def write_parquet(lines: Path, parquet: Path) -> None:
 
 def coverage_of(training_set: Path) -> Limits:
     """How many rows every problem of a training set has, by the problem's key."""
-    import msgspec
-
     path = training_set / "train.jsonl" if training_set.is_dir() else training_set
     if not path.is_file():
         raise UserError(f"--match_coverage {training_set}: no train.jsonl there")

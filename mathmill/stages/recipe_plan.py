@@ -212,4 +212,5 @@ def coverage_work(recipe: Recipe) -> CoverageWork:
     for name, one in {**recipe.samples, **recipe.masked_samples}.items():
         found.setdefault((one.problems, one.strategy or name), []).append(name)
     in_order = sorted(found, key=lambda key: list(recipe.problems).index(key[0]))
-    return CoverageWork(name="coverage", strategies=[(*key, found[key]) for key in in_order])
+    strategies = [(*key, found[key]) for key in in_order]
+    return CoverageWork(name="coverage", strategies=strategies, unions=recipe.unions)

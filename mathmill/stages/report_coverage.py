@@ -13,7 +13,7 @@ class ReportCoverageOptions:
 
     run: Positional[str | None] = None
     """Name of a run in runs/, or its folder (default: the newest)."""
-    name: str = "coverage"
+    name: str = "coverage_by_prompt"
     """The files' name."""
 
 

@@ -14,28 +14,27 @@ from mathmill.selection.arithmetic import wrong_arithmetic
 from mathmill.selection.options import Filters
 from mathmill.selection.rows import SourceRow
 from mathmill.selection.sift import judge_of
+from mathmill.selection.usual import usual_texts
 
 CASES = Path(__file__).parents[1] / "cases" / "selection"
 TABLE = yaml.safe_load((CASES / "filters.yaml").read_text())
 ARITHMETIC = yaml.safe_load((CASES / "arithmetic.yaml").read_text())
-PIECES = st.lists(
-    st.sampled_from(
-        [
-            *filters.TAGS,
-            "\\boxed{",
-            "\\boxed{2}",
-            "\\fbox{3}",
-            "}",
-            "{",
-            "\n",
-            "\\]",
-            "$$",
-            "\\end{align*}",
-            "a ",
-            "\\{",
-        ]
-    )
-).map("".join)
+LETTERS = [
+    *filters.TAGS,
+    "\\boxed{",
+    "\\boxed{2}",
+    "\\fbox{3}",
+    "}",
+    "{",
+    "\n",
+    "\\]",
+    "$$",
+    "\\end{align*}",
+    "a ",
+    "\\{",
+]
+PIECES = st.lists(st.sampled_from(LETTERS)).map("".join)
+BLOCK = "<llm-code>\n1\n</llm-code>\n<llm-code-output>\n1\n</llm-code-output>\n"
 
 
 def judged(text: str, **options) -> tuple[str | None, str]:
@@ -106,3 +105,45 @@ def test_tokens_are_counted_by_the_tokenizer_that_is_named(repo):
         Filters(max_solution_tokens=3)
     with pytest.raises(UserError, match="no tokenizer"):
         judged(text, max_solution_tokens=3, tokenizer="/nowhere")
+
+
+PLAIN = [
+    BLOCK,
+    "\\boxed{2}",
+    "So $\\boxed{12}$.",
+    "é",
+    "|",
+    "\0",
+    "boxed",
+    "llm-code",
+    "\\text{a}",
+    "[1]",
+    " ",
+    "\nx",
+    "<llm-codes>",
+]
+
+
+@given(st.lists(st.lists(st.sampled_from([*LETTERS, *PLAIN]), max_size=7).map("".join), min_size=1, max_size=30))
+def test_solutions_that_are_told_many_at_a_time_are_judged_alike_one_by_one(texts):
+    assert_told_alike(texts)
+
+
+def test_the_table_of_filters_is_judged_alike_many_at_a_time():
+    assert_told_alike([case["solution"] for case in TABLE])
+    assert_told_alike([f"{head}{case['solution']}{tail}" for case in TABLE for head in PLAIN for tail in PLAIN])
+
+
+def assert_told_alike(texts: list[str]) -> None:
+    for text, cut, whole in zip(texts, usual_texts(texts, True), usual_texts(texts, False), strict=True):
+        if cut is not None:
+            assert judged(text, drop_useless_code=True) == (None, cut)
+            assert judged(text, trim=False) == (None, whole)
+        else:
+            assert whole is None
+
+
+def test_what_is_usual_is_told_as_usual():
+    solutions = ["So $\\boxed{12}$.", f"First\n{BLOCK}So \\boxed{{3.5}}\nand more", "é \\boxed{x+1}.\nBye"]
+    assert usual_texts(solutions, True) == [solutions[0], solutions[1][: -len("\nand more")], "é \\boxed{x+1}."]
+    assert usual_texts([], True) == []

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,7 @@ TELL = [
     ("so \\boxed{12.0}", "12"),
     ("$N = 2^3$ and so on", "8"),
     ("$K = 3\\sqrt{2}$", "\\sqrt{18}"),
+    ("so she baked $3 \\cdot 3 = \\boxed{P}$ pies", "9"),
 ]
 HIDE = [
     ("So M = N + K.", "12"),
@@ -108,11 +110,26 @@ def stub_masks(reference: str, question: str, answer: str, draw: random.Random) 
 
 @pytest.mark.slow
 def test_no_selected_mask_of_math_tells_the_answer(dev_data, pool):
+    assert_none_tells(every(60, dev_data), pool)
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("first", range(0, 60, 5))
+def test_no_selected_mask_of_a_twelfth_of_math_tells_the_answer(first, dev_data, pool):
+    for start in range(first, first + 5):
+        assert_none_tells(every(60, dev_data, start), pool)
+
+
+def every(step: int, dev_data: Path, start: int = 0) -> list[Problem]:
+    """Every so-manieth problem of MATH's train split."""
     with gzip.open(dev_data / "math" / "train.jsonl.gz", "rt") as stream:
-        rows = [json.loads(line) for line in stream][::60]
-    draw = random.Random(7)
-    problems = [Problem(problem_id=row["id"], problem=row["problem"], expected_answer=row["expected_answer"], dataset="math",
-                        split="train", reference_solution=row["reference_solution"]) for row in rows]  # fmt: skip
+        rows = [json.loads(line) for line in stream][start::step]
+    return [Problem(problem_id=row["id"], problem=row["problem"], expected_answer=row["expected_answer"], dataset="math",
+                    split="train", reference_solution=row["reference_solution"]) for row in rows]  # fmt: skip
+
+
+def assert_none_tells(problems: list[Problem], pool: GradingPool) -> None:
+    draw = random.Random(problems[0].problem_id)
     texts = {
         one.problem_id: {
             n: stub_masks(str(one.reference_solution), one.problem, str(one.expected_answer), draw) for n in range(8)
@@ -121,7 +138,7 @@ def test_no_selected_mask_of_math_tells_the_answer(dev_data, pool):
     }
     found = select_masks(problems, texts, pool, MaskOptions())
     counts = kinds_of(mask for _, mask in found)
-    print(counts)
+    print(counts, flush=True)
     assert counts["leaking"] == counts["reference"] == 0 < counts["candidates that tell the answer"]
     assert counts["selected"] > len(problems) / 10
     for one, mask in found:

@@ -13,10 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mathmill.errors import UserError
-from mathmill.selection import sources
+from mathmill.generation.regrade import regrade
+from mathmill.generation.shards import left
+from mathmill.grading import GradingPool
+from mathmill.records import lines_of
+from mathmill.selection import sources, spill
 from mathmill.selection.options import Choice, Filters, Output
 from mathmill.selection.rows import COLUMNS
 from mathmill.selection.training_set import Report, Selection, make_training_set
+from tests.generation.making import problems_like, run_with, solution_of
 
 BLOCK = "<llm-code>\n1\n</llm-code>\n<llm-code-output>\n1\n</llm-code-output>\n"
 FILES = ("train.jsonl", "train.parquet", "sft.jsonl")
@@ -50,6 +55,7 @@ some_rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12), st.boolean
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @few
 @given(some_rows, st.integers(1, 40), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_fair_sampling_is_fair_and_knows_no_order_and_done_twice_is_done_once(
@@ -152,6 +158,17 @@ def test_any_number_of_processes_gives_the_same_bytes_and_every_row_is_accounted
     for each in dropped[:50]:
         there = rows[int(each["where"].rpartition(":")[2]) - 1]
         assert there["question"] == each["row"]["question"]
+
+
+def test_how_often_rows_are_spilled_shows_nowhere(tmp_path, monkeypatch):
+    draw = random.Random(9)
+    rows = [row(draw.randrange(9), draw.randrange(60), draw.random() < 0.8) for _ in range(3000)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    select(tmp_path / "once", path, written=Output(keep_drops=True))
+    monkeypatch.setattr(spill, "SPILL_LETTERS", 1 << 14)
+    select(tmp_path / "often", path, written=Output(keep_drops=True))
+    for name in (*FILES, "dropped.jsonl"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "often" / name).read_bytes()
 
 
 def test_parquet_has_the_rows_and_columns_of_the_lines_and_is_read_again(tmp_path):
@@ -284,3 +301,30 @@ def test_the_card_says_what_was_read_left_out_and_kept(tmp_path):
         "| `trim` | yes |",
     ):
         assert line in card
+
+
+def test_verdicts_given_later_stand_in_the_place_of_those_of_the_rows(tmp_path, monkeypatch):
+    problems = problems_like(4)
+    run, made = run_with(tmp_path, problems, num_samples=2)
+    for shard in left(made, made.load()):
+        keys = [(int(problem_id.rpartition("/")[2]), sample) for problem_id, sample in shard.keys(problems)]
+        rows = [msgspec.structs.replace(solution_of(problems[number], sample), is_correct=False,
+                                        generation=f"Way {sample} \\boxed{{1}}", predicted_answer=str(2 * number + sample))
+                for number, sample in keys]  # fmt: skip
+        (made.folder / f"{shard.name}.jsonl").write_bytes(lines_of(rows))
+    kept, report = select(tmp_path / "own", run.folder)
+    assert kept == [] and report is not None and report.reasons == {"incorrect": 8}
+    with pytest.raises(UserError, match=r"no verdicts .*default.*pipeline/grade.py --name default"):
+        select(tmp_path / "none", run.folder, verdicts="default")
+
+    pool = GradingPool(workers=1)
+    try:
+        regrade(made, "default", pool)
+    finally:
+        pool.close()
+    kept, report = select(tmp_path / "later", run.folder, verdicts="default")
+    assert len(kept) == 4 and all(each["is_correct"] for each in kept)
+    assert {each["generated_solution"] for each in kept} == {"Way 0 \\boxed{1}"}
+    assert report is not None and report.reasons == {"incorrect": 4}
+    with pytest.raises(UserError, match="is neither"):
+        select(tmp_path / "file", write(tmp_path / "r.jsonl", [row(0, 0)]), verdicts="default")

@@ -32,6 +32,7 @@ def assert_whole(run: Path) -> None:
     assert re.findall(r"^\| math \| ([^|]+) \|", table, re.M) == [
         "Default",
         "Subj",
+        "Default + Subj",
         "Mask-Text",
         "Mask-Text + Subj",
         "total",
