@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,15 +174,34 @@ def _check_names(path: Path, recipe: Recipe) -> None:
         wanted += [("training_sets", name, each, list(earlier)) for each in one.training_sets]
         earlier.append(name)
     if recipe.students is not None:
+        _check_students(path, recipe.students)
         wanted += [("training_sets", "students", each, list(earlier)) for each in recipe.students.training_sets]
         if recipe.evaluation is None:
             raise UserError(f"{path}: has students and no evaluation; say on which benchmarks they are compared")
         if (control := recipe.evaluation.control) is not None:
             wanted.append(("control", "evaluation", control, recipe.students.training_sets))
-        if not recipe.students.seeds or len(set(recipe.students.seeds)) < len(recipe.students.seeds):
-            raise UserError(f"{path}: students.seeds must be different numbers, one at least")
     for key, name, value, known in wanted:
         if value not in known:
             close = difflib.get_close_matches(value, known, n=1)
             meant = f"; did you mean '{close[0]}'?" if close else f". Known: {', '.join(known) or 'none'}"
             raise UserError(f"{path}: {name} names {key} '{value}', which is not there{meant}")
+
+
+BASE = "base"
+"""What a student is called before any training."""
+
+
+def _check_students(path: Path, students: StudentsRecipe) -> None:
+    """UserError where names would clash, or a key says what another one does."""
+    for key, values in (("seeds", students.seeds), ("training_sets", students.training_sets)):
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{path}: students.{key} must be different ones, one at least")
+    if wrong := [
+        name for name in students.training_sets if name == BASE or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._]*", name)
+    ]:
+        raise UserError(
+            f"{path}: a training set of students cannot be called '{wrong[0]}'; letters, digits, . and _, not '{BASE}'"
+        )
+    for key, instead in (("model", "students.model"), ("seed", "students.seeds"), ("epochs", "steps")):
+        if key in students.options:
+            raise UserError(f"{path}: students.options.{key}: say {instead} instead")

@@ -76,15 +76,27 @@ def difference_of_groups(
     """
     first, second = np.asarray(one, float), np.asarray(other, float)
     means = _draw(np.concatenate([first, second]).T.astype(np.float32), draws, seed)
-    generator = np.random.default_rng(seed)
-
-    def of_group(part: NDArray[np.float32]) -> NDArray[np.float64]:
-        number = part.shape[1]
-        return (part * generator.multinomial(number, [1 / number] * number, size=draws)).sum(axis=1) / number
-
-    drawn = of_group(means[:, : len(first)]) - of_group(means[:, len(first) :])
+    generator = np.random.default_rng([seed, 1])
+    drawn = _over_models(means[:, : len(first)], generator) - _over_models(means[:, len(first) :], generator)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(first.mean() - second.mean()), float(low), float(high)
+
+
+def mean_of_group(values: ArrayLike, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of models x problems and the ends of its interval: Wilson's for one model that is right or wrong, else as above."""
+    table = np.asarray(values, float)
+    if len(table) == 1 and np.isin(table, (0, 1)).all():
+        interval = wilson(int(table.sum()), table.shape[1])
+        return float(table.mean()), interval.low, interval.high
+    drawn = _over_models(_draw(table.T.astype(np.float32), draws, seed), np.random.default_rng([seed, 1]))
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(table.mean()), float(low), float(high)
+
+
+def _over_models(means: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float64]:
+    """Of draws x models: the mean of as many models drawn anew, for every draw."""
+    number = means.shape[1]
+    return (means * generator.multinomial(number, [1 / number] * number, size=len(means))).sum(axis=1) / number
 
 
 @dataclass(frozen=True)

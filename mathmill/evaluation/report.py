@@ -57,7 +57,7 @@ def tables_of(results: Sequence[Evaluated], published: str | None, students: Tab
         main=main_table(results),
         students=students,
         published=published_table(results, published) if published else None,
-        pairs=comparison_table(compare_all(results)),
+        pairs=None if students else comparison_table(compare_all(results)),
         groups=group_tables(results),
         counts=counts_table(results),
     )

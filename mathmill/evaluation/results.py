@@ -264,14 +264,14 @@ def evaluate_runs(
     runs: Sequence[Run],
     *,
     judge: str | None = None,
-    models: Sequence[str] | None = None,
+    sets: Sequence[str] | None = None,
     advance: Callable[[str], None] = lambda what: None,
 ) -> list[Evaluated]:
     """The results of all runs, a benchmark's side by side. UserError for runs that cannot be compared or are unfinished.
 
-    `models`: these alone, in this order; None: every model of the runs.
+    `sets`: the sample sets of these names alone, in this order; None: every set of the runs.
     """
-    results = [result for run in runs for result in _load_run(run, models, advance)]
+    results = [result for run in runs for result in _load_run(run, sets, advance)]
     refuse_other_problems(results)
     pool = GradingPool(workers())
     try:
@@ -289,12 +289,12 @@ def evaluate_runs(
     return sorted(results, key=lambda result: order.index(result.name))
 
 
-def _load_run(run: Run, models: Sequence[str] | None, advance: Callable[[str], None]) -> list[Evaluated]:
+def _load_run(run: Run, sets: Sequence[str] | None, advance: Callable[[str], None]) -> list[Evaluated]:
     found: dict[tuple[str, str, str], Evaluated] = {}
     folders = set_folders(run)
-    if models is not None:
-        by_model = {model: [one for one in folders if one.load().model == model] for model in models}
-        folders = [folder for model in models for folder in by_model[model]]
+    if sets is not None:
+        by_name = {folder.folder.name: folder for folder in folders}
+        folders = [by_name[name] for name in sets if name in by_name]
     if not folders:
         raise UserError(f"{run.folder} has no solutions; make some: python pipeline/run_evaluation.py")
     for folder in folders:
@@ -306,7 +306,7 @@ def _load_run(run: Run, models: Sequence[str] | None, advance: Callable[[str], N
                 "no accuracy of them; leave them out of what is evaluated"
             )
         first = samples.problems[0]
-        known = benchmark_of(run, folder.folder.name, first.dataset, first.split)
+        known = benchmark_of(run, folder.folder.name, first.dataset, first.split, samples.sample_set.model)
         name = known[0] if known else f"{first.dataset}:{first.split}" if first.split else first.dataset
         key = (name, samples.sample_set.model, samples.sample_set.prompt.name)
         result = found.setdefault(key, Evaluated(run, samples.sample_set.model, name, known[1] if known else None))

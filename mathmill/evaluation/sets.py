@@ -71,12 +71,14 @@ def as_it_is_now(run: Run, kept: Kept) -> Benchmark:
     return msgspec.structs.replace(kept, **{key: getattr(now, key) for key in keys})
 
 
-def benchmark_of(run: Run, name_of_set: str, dataset: str, split: str) -> tuple[str, Benchmark] | None:
-    """Name and benchmark of a set: kept in the run under the set's name, else by its problems, kept or shipped; or None."""
-    for decoding in (GREEDY, SAMPLED):
-        path = _kept(run) / f"{name_of_set.removesuffix(f'-{decoding}')}.yaml"
-        if name_of_set.endswith(f"-{decoding}") and path.exists():
-            return path.stem, read_benchmark(path, Kept)
+def benchmark_of(run: Run, name_of_set: str, dataset: str, split: str, model: str = "") -> tuple[str, Benchmark] | None:
+    """Name and benchmark of a set: kept in the run under the set's name (without that of the model, where a run has several),
+    else by its problems, kept or shipped; or None."""
+    for name in (name_of_set, name_of_set.removeprefix(f"{model}-")):
+        for decoding in (GREEDY, SAMPLED):
+            path = _kept(run) / f"{name.removesuffix(f'-{decoding}')}.yaml"
+            if name.endswith(f"-{decoding}") and path.exists():
+                return path.stem, read_benchmark(path, Kept)
     problems = f"{dataset}:{split}"
     found: list[tuple[str, Benchmark]]
     found = [(path.stem, read_benchmark(path, Kept)) for path in sorted(_kept(run).glob("*.yaml"))]

@@ -29,6 +29,15 @@ class StudentsWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Training set to its models, one a seed."""
     control: str | None = None
     """The training set that the others are compared with."""
+    sets: dict[str, int]
+    """The sample sets of all these models, and the samples asked for of each problem."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """`RUN/reports/students/students.json`: what was asked for, and what came out."""
+
+    work: StudentsWork
+    lines: "list[Line]"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,55 +54,77 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     less_control: tuple[float, float, float] | None = None
 
 
+def report_folder(run: Run) -> Path:
+    return run.folder / "reports" / "students"
+
+
+def reported(run: Run) -> StudentsWork | None:
+    """What the report of the run is of; None where there is none."""
+    path = report_folder(run) / "students.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report).work
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def report_students(work: StudentsWork, run: Run) -> None:
-    """Write RUN/report: the report of an evaluation with a table of students, and last `students.json`. UserError where an
-    evaluation is not whole."""
+    """Write RUN/reports/students: the report of an evaluation with a table of students, and last `students.json`.
+
+    UserError where an evaluation is not whole.
+    """
     from mathmill.evaluation.report import tables_of, write_report
     from mathmill.evaluation.results import evaluate_runs
     from mathmill.evaluation.writing import print_table
 
-    models = [work.base, *(label for labels in work.students.values() for label in labels)]
-    results = evaluate_runs([run], models=models)
+    results = evaluate_runs([run], sets=list(work.sets))
     lines = lines_of_students(work, results)
     table = students_table(work, lines)
     tables = tables_of(results, None, students=table)
-    folder = run.folder / "report"
+    folder = report_folder(run)
     page = write_report(results, tables, folder, most_solutions=4, page_bytes=2 << 20)
     print_table(table)
-    write_whole(folder / "students.json", msgspec.json.format(msgspec.json.encode(lines)))
+    write_whole(folder / "students.json", msgspec.json.format(msgspec.json.encode(Report(work=work, lines=lines))))
     print(f"\nreport   {page}", flush=True)
 
 
 def lines_of_students(work: StudentsWork, results: "Sequence[Evaluated]") -> list[Line]:
     """A line a benchmark, metric and group: the base, then the students of every training set."""
-    import numpy as np
-
-    from mathmill.evaluation.intervals import difference_of_groups
-
     lines = []
-    groups = {work.base: [work.base], **work.students}
     for name in dict.fromkeys(result.name for result in results):
         by_model = {result.any_set.sample_set.model: result for result in results if result.name == name}
-        first = by_model[work.base]
-        for metric in [score.metric for score in first.scores() if score.metric.partition("@")[0] in ("greedy", "avg")]:
-            values = {}
-            for group, labels in groups.items():
-                scores = [by_model[label].score(metric) for label in labels]
-                values[group] = np.stack([score.values for score in scores if score is not None])
-            for group, mine in values.items():
-                control = work.control if work.control != group and group != work.base else None
-                lines.append(
-                    Line(
-                        benchmark=first.title,
-                        metric=metric,
-                        group=group,
-                        num_problems=mine.shape[1],
-                        shares=[float(share) for share in mine.mean(axis=1)],
-                        share=difference_of_groups(mine, np.zeros((1, mine.shape[1]))),
-                        less_base=None if group == work.base else difference_of_groups(mine, values[work.base]),
-                        less_control=None if control is None else difference_of_groups(mine, values[control]),
-                    )
-                )
+        count = min(result.num_samples for result in by_model.values())
+        metrics = ["greedy"] * all(result.greedy is not None for result in by_model.values())
+        for metric in metrics + [f"avg@{count}"] * bool(count):
+            lines += _lines_of(work, by_model, metric)
+    return lines
+
+
+def _lines_of(work: StudentsWork, by_model: "dict[str, Evaluated]", metric: str) -> list[Line]:
+    """A line a group of models, of one benchmark and metric."""
+    import numpy as np
+
+    from mathmill.evaluation.intervals import difference_of_groups, mean_of_group
+
+    def values_of(labels: list[str]):
+        scores = [by_model[label].score(metric) for label in labels]
+        return np.stack([score.values for score in scores if score is not None])
+
+    values = {work.base: values_of([work.base])} | {name: values_of(labels) for name, labels in work.students.items()}
+    lines = []
+    for group, mine in values.items():
+        control = values[work.control] if work.control and group not in (work.control, work.base) else None
+        lines.append(
+            Line(
+                benchmark=by_model[work.base].title,
+                metric=metric,
+                group=group,
+                num_problems=mine.shape[1],
+                shares=[float(share) for share in mine.mean(axis=1)],
+                share=mean_of_group(mine),
+                less_base=None if group == work.base else difference_of_groups(mine, values[work.base]),
+                less_control=None if control is None else difference_of_groups(mine, control),
+            )
+        )
     return lines
 
 
@@ -101,9 +132,9 @@ def students_table(work: StudentsWork, lines: Sequence[Line]) -> "Table":
     """The lines as a table; its note says in words what they carry."""
     from mathmill.evaluation.tables import Table, percent
 
-    heads = ["benchmark", "metric", "trained on", "accuracy", "each seed", "less before"]
+    heads = ["benchmark", "metric", "trained on", "accuracy", "each seed", "minus before"]
     if work.control is not None:
-        heads.append(f"less {work.control}")
+        heads.append(f"minus {work.control}")
     rows = []
     for line in lines:
         name = "nothing (before)" if line.group == work.base else line.group
@@ -119,7 +150,8 @@ def students_table(work: StudentsWork, lines: Sequence[Line]) -> "Table":
         rows.append(row + [_with_ends(line.less_control, signed=True)] * (work.control is not None))
     how = (
         "Per cent of the same problems, the mean over seeds. 95 % intervals: 10,000 draws of problems, and of seeds within each "
-        "group; a few seeds tell little of how much other seeds would differ."
+        "group; a few seeds tell little of how much other seeds would differ, one tells nothing. "
+        "Teacher and selection were drawn once."
     )
     return Table("Students, before and after", heads, rows, "\n".join([*claims(work, lines), how]))
 
@@ -128,23 +160,21 @@ def claims(work: StudentsWork, lines: Sequence[Line]) -> list[str]:
     """What the differences say, a sentence each; one whose interval holds 0 says that they do not tell."""
     said = []
     for line in lines:
-        on = f"{line.benchmark} ({line.metric})"
+        where = f"{line.benchmark}, {line.metric}: "
+        students = f"{'students' if len(line.shares) > 1 else 'this one student'} trained on {line.group}"
         if line.less_base is not None:
-            said.append(
-                f"{on}: training on {line.group} {_verdict(line.less_base, 'raised', 'lowered', 'the accuracy')}."
-            )
+            said.append(f"{where}{students} {_verdict(line.less_base, 'before')}.")
         if line.less_control is not None:
-            than = f"{line.group} than on {work.control}"
-            said.append(f"{on}: a student is {_verdict(line.less_control, 'better', 'worse', f'on {than}')}.")
+            said.append(f"{where}{students} {_verdict(line.less_control, f'trained on {work.control}')}.")
     return said
 
 
-def _verdict(difference: tuple[float, float, float], up: str, down: str, what: str) -> str:
+def _verdict(difference: tuple[float, float, float], than: str) -> str:
     middle, low, high = (100 * each for each in difference)
     ends = f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}]"
     if low > 0 or high < 0:
-        return f"{up if low > 0 else down} {what}: {ends}"
-    return f"neither {up} nor {down} {what}, as far as these numbers tell: {ends}"
+        return f"solve {'more' if low > 0 else 'less'} than {than}: {ends}"
+    return f"and those {than} are not told apart by these numbers: {ends}"
 
 
 def _with_ends(value: tuple[float, float, float] | None, signed: bool = False) -> str:

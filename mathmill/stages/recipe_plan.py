@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from tyro.conf import Positional
 
+from mathmill.errors import UserError
 from mathmill.launch.cluster import Cluster, Model
 from mathmill.launch.job import Job, Step
 from mathmill.launch.show import count
@@ -97,6 +98,10 @@ def plan_recipe(options: RunRecipeOptions, recipe: Recipe, cluster: Cluster) -> 
         from mathmill.stages.students import plan_students, stages_of_students
 
         students = plan_students(recipe, run, options, cluster)
+        if model.name in students.sets:
+            raise UserError(
+                f"the teacher is called {model.name}, as a student of this recipe is; give it another name in {cluster.file}"
+            )
         before, *after = stages_of_students(students, options, cluster)
         stages = [before, *stages, *after]
     return Plan(recipe=recipe, run=run, model=model, sets=sets, masked=masked, students=students, stages=stages)

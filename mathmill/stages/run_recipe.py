@@ -25,6 +25,10 @@ def run_recipe(options: RunRecipeOptions) -> int:
     refuse_contradictory_server(options)
     if not 0 < options.scale <= 1:
         raise UserError(f"--scale must be above 0 and at most 1, not {options.scale}")
+    if options.server_jobs or options.retry_quarantined:
+        raise UserError(
+            "--server_jobs and --retry_quarantined are not for recipes; see run_generation.py and run_evaluation.py"
+        )
     cluster = cluster_for(options)
     recipe = load_recipe(options.recipe)
     if options.model is None and options.server_address is None:
@@ -45,13 +49,19 @@ def run_recipe(options: RunRecipeOptions) -> int:
         create_run(plan.run)
         for one in [*plan.sets, *plan.evaluations]:
             create_set(plan.run, one.sample_set, one.problems).grow(one.num_samples)
-        for wanted in plan.students.wanted if plan.students else []:
-            keep_benchmark(plan.run, wanted.name, wanted.benchmark, wanted.asked)
+        if plan.students is not None:
+            from mathmill.stages.students import keep_students
+
+            keep_students(plan.students)
+            for wanted in plan.students.wanted:
+                keep_benchmark(plan.run, wanted.name, wanted.benchmark, wanted.asked)
 
     jobs = waiting_jobs(plan.stages, live)
     if live and not jobs:
         print(f"{plan.run.folder}: all that is missing is queued or running; nothing was submitted", file=sys.stderr)
         return 0
+    if live and cluster.executor == "local":
+        raise UserError(f"{plan.run.folder} is at work in another terminal; nothing was started")
     launched = replace(options, add_jobs=True) if live else options
     code = launch(jobs, cluster, plan.run, launched, work_lines(plan, options), prepare=prepare)
     if cluster.executor == "local" and code == 0 and not options.dry_run:
@@ -86,7 +96,7 @@ def is_of(job: JobState, planned: str) -> bool:
 
 def _say_report(plan: Plan) -> None:
     if plan.students is not None:
-        print(f"report     {plan.run.folder / 'report' / 'index.html'}", file=sys.stderr)
+        print(f"report     {plan.run.folder / 'reports' / 'students' / 'index.html'}", file=sys.stderr)
 
 
 def work_lines(plan: Plan, options: RunRecipeOptions) -> list[tuple[str, str]]:

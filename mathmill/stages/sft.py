@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -246,7 +247,10 @@ def settled(trainer: TrainerOptions, recipe: Recipe, rows: int | None) -> Traine
 
 def refuse_other_options(run: Run, trainer: TrainerOptions, job: str) -> None:
     """A training that has begun, by jobs of this name, goes on with the same rows and optimizer; layout and end may change."""
-    earlier = sorted(run.jobs.glob(f"{job}*.json"), key=lambda path: path.stat().st_mtime)
+    earlier = sorted(
+        (path for path in run.jobs.glob(f"{job}*.json") if re.fullmatch(rf"{re.escape(job)}(-[0-9]+)?", path.stem)),
+        key=lambda path: path.stat().st_mtime,
+    )
     if not earlier or not Path(trainer.folder, "metrics.jsonl").exists():
         return
     section = json.loads(earlier[-1].read_text()).get("trainer", {})

@@ -1,17 +1,18 @@
 """The second half of a recipe: students are fine-tuned on its training sets, exported, evaluated, and reported together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 
 from mathmill.errors import UserError
-from mathmill.evaluation.students import StudentsWork
+from mathmill.evaluation.students import StudentsWork, reported
+from mathmill.files import write_whole
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
-from mathmill.recipes import Recipe, StudentsRecipe
+from mathmill.recipes import BASE, Recipe, StudentsRecipe
 from mathmill.run import Run
 from mathmill.selection.work import training_set_folder
 from mathmill.stages.evaluation import EvaluationOptions, Wanted, benchmark_words, plan_benchmark, wanted_of
@@ -33,16 +34,18 @@ from mathmill.stages.sft_recipe import load_recipe as load_sft_recipe
 from mathmill.training.layout import mistakes
 from mathmill.training.options import TrainerOptions
 
-BASE = "base"
-"""What the student is called before any training."""
-
 
 @dataclass(frozen=True)
 class Student:
     """One training: on which set, with which seed."""
 
-    label: str
+    training_set: str
+    seed: int
     trainer: TrainerOptions
+
+    @property
+    def label(self) -> str:
+        return f"{self.training_set}-seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def plan_students(recipe: Recipe, run: Run, options: SamplingOptions, cluster: C
     sft = sft_recipe_of(told, recipe.name)
     per_node = processes_per_node(sft, cluster)
     students = [
-        Student(f"{name}-seed{seed}", trainer_of(name, seed, sft, run, cluster))
+        Student(name, seed, trainer_of(name, seed, sft, run, cluster))
         for name in told.training_sets
         for seed in told.seeds
     ]
@@ -76,6 +79,7 @@ def plan_students(recipe: Recipe, run: Run, options: SamplingOptions, cluster: C
         shape_for(sft, model_folder(sft, cluster)), students[0].trainer, per_node * sft.num_nodes, per_node
     ):
         raise UserError(f"recipe {recipe.name}, students: {wrong}")
+    refuse_other_students(run, what_students_are(recipe, sft, base))
     for student in students:
         refuse_other_options(run, student.trainer, f"training-{student.label}")
     asked = EvaluationOptions(
@@ -118,6 +122,39 @@ def trainer_of(training_set: str, seed: int, sft: SftRecipe, run: Run, cluster: 
     return replace(trainer, folder=str(run.folder / "training" / f"{training_set}-seed{seed}"))
 
 
+def what_students_are(recipe: Recipe, sft: SftRecipe, base: Model) -> dict[str, Any]:
+    """What may not change once a run has students: what they begin as, how they learn, and from what."""
+    assert recipe.students is not None
+    sets = {name: msgspec.to_builtins(recipe.training_sets[name]) for name in recipe.students.training_sets}
+    return {"model": base.path, "recipe": asdict(sft), "training_sets": sets}
+
+
+def refuse_other_students(run: Run, now: dict[str, Any]) -> None:
+    """UserError where the run was begun with other students; seeds and training sets may be added."""
+    path = run.folder / "students.yaml"
+    if not path.exists():
+        return
+    kept = msgspec.yaml.decode(path.read_bytes())
+    for section in ("recipe", "training_sets"):
+        for key in kept[section].keys() & now[section].keys():
+            if kept[section][key] != now[section][key]:
+                raise UserError(
+                    f"run {run.name} was begun with another {key} of its students; use another --run, or that"
+                )
+    if kept["model"] != now["model"]:
+        raise UserError(f"run {run.name} was begun with the student {kept['model']}; use another --run, or that")
+
+
+def keep_students(planned: Students) -> None:
+    """Write what the students of the run are."""
+    now = what_students_are(planned.recipe, planned.sft, planned.base)
+    path = planned.run.folder / "students.yaml"
+    if path.exists():
+        kept = msgspec.yaml.decode(path.read_bytes())
+        now["training_sets"] = kept["training_sets"] | now["training_sets"]
+    write_whole(path, msgspec.yaml.encode(now))
+
+
 def exported_student(run: Run, label: str) -> Path:
     return run.folder / "exported" / label
 
@@ -125,7 +162,8 @@ def exported_student(run: Run, label: str) -> Path:
 def stages_of_students(planned: Students, options: SamplingOptions, cluster: Cluster) -> Iterator[Stage]:
     """Their stages in order; the first needs nothing of the recipe."""
     run, number = planned.run, len(planned.students)
-    yield _evaluation("base", [BASE], planned, options, cluster)
+    base = _evaluation("base", [BASE], planned, options, cluster)
+    yield base
     left = [one for one in planned.students if finished_steps(Path(one.trainer.folder)) < (one.trainer.steps or 1)]
     trainings = [
         replace(training_job(one.trainer, planned.sft, planned.per_node), name=f"training-{one.label}") for one in left
@@ -139,34 +177,43 @@ def stages_of_students(planned: Students, options: SamplingOptions, cluster: Clu
         name="export", makes="Hugging Face folders", done=number - len(absent), of=number, unit="models",
         jobs=(_export_job(absent, run),) if absent else (), needs=("training",),
     )  # fmt: skip
-    yield _evaluation("evaluation", [one.label for one in planned.students], planned, options, cluster)
-    is_there = (run.folder / "report" / "students.json").exists()
+    evaluation = _evaluation(
+        "evaluation", [one.label for one in planned.students], planned, options, cluster, ("export",)
+    )
+    yield evaluation
+    work = _report_work(planned)
+    is_done = not (base.jobs or evaluation.jobs) and reported(run) == work
+    step = Step(name="report", role="client", module="mathmill.evaluation.students", main=True)
+    job = Job(name="report", steps=(step,), options={"report": msgspec.to_builtins(work)})
     yield Stage(
-        name="report", makes="tables, pages", done=int(is_there), of=1, unit="report",
-        jobs=() if is_there else (_report_job(planned),), needs=("base", "evaluation"),
+        name="report", makes="tables, pages", done=int(is_done), of=1, unit="report",
+        jobs=() if is_done else (job,), needs=("base", "evaluation"),
     )  # fmt: skip
 
 
-def _evaluation(name: str, labels: list[str], planned: Students, options: SamplingOptions, cluster: Cluster) -> Stage:
+def _evaluation(
+    name: str,
+    labels: list[str],
+    planned: Students,
+    options: SamplingOptions,
+    cluster: Cluster,
+    after: tuple[str, ...] = (),
+) -> Stage:
     """A job for each of these models, with a server of its own."""
+    own_server = replace(options, server=None, server_address=None, server_jobs=0, client_jobs=1)
+    works = {label: work_of_all(planned.sets[label]) for label in labels}
     jobs = []
-    for label in labels:
-        work = work_of_all(planned.sets[label])
+    for label in (label for label, work in works.items() if work.shards_left):
         folder = planned.base.path if label == BASE else str(exported_student(planned.run, label))
         model = replace(planned.base, name=label, path=folder)
         runs_code = any(one.sample_set.prompt.code for one in planned.sets[label])
-        job = generation_job(options, model, work, cluster, runs_code)
+        job = generation_job(own_server, model, works[label], cluster, runs_code)
         needs = [] if label == BASE else [f"exported/{label}/config.json"]
         section = {**job.options["generation"], "needs": needs, "sums_up": False}
-        if work.shards_left:
-            jobs.append(replace(job, name=f"evaluation-{label}", options={**job.options, "generation": section}))
-    works = [work_of_all(planned.sets[label]) for label in labels]
-    rows, left = sum(one.num_rows for one in works), sum(one.rows_left for one in works)
+        jobs.append(replace(job, name=f"evaluation-{label}", options={**job.options, "generation": section}))
+    rows, left = sum(one.num_rows for one in works.values()), sum(one.rows_left for one in works.values())
     makes = ", ".join(one.benchmark.title for one in planned.wanted)
-    return Stage(
-        name=name, makes=makes, done=rows - left, of=rows, unit="solutions",
-        jobs=tuple(jobs), needs=() if labels == [BASE] else ("export",),
-    )  # fmt: skip
+    return Stage(name=name, makes=makes, done=rows - left, of=rows, unit="solutions", jobs=tuple(jobs), needs=after)
 
 
 def _export_job(students: list[Student], run: Run) -> Job:
@@ -179,13 +226,10 @@ def _export_job(students: list[Student], run: Run) -> Job:
     return weights_job("export", section, (f"{trainer.model}:{trainer.model}:ro",))
 
 
-def _report_job(planned: Students) -> Job:
-    assert planned.recipe.students is not None and planned.recipe.evaluation is not None
-    told = planned.recipe.students
-    work = StudentsWork(
-        base=BASE,
-        students={name: [f"{name}-seed{seed}" for seed in told.seeds] for name in told.training_sets},
-        control=planned.recipe.evaluation.control,
-    )
-    step = Step(name="report", role="client", module="mathmill.evaluation.students", main=True)
-    return Job(name="report", steps=(step,), options={"report": msgspec.to_builtins(work)})
+def _report_work(planned: Students) -> StudentsWork:
+    assert planned.recipe.evaluation is not None
+    groups: dict[str, list[str]] = {}
+    for one in planned.students:
+        groups.setdefault(one.training_set, []).append(one.label)
+    sets = {one.sample_set.name: one.num_samples for each in planned.sets.values() for one in each}
+    return StudentsWork(base=BASE, students=groups, control=planned.recipe.evaluation.control, sets=sets)

@@ -142,12 +142,20 @@ def export(
 
 def main(options: dict[str, Any]) -> None:
     """Export the checkpoints of a job's options, skipping those that are there."""
+    failed = []
     for weights, target in options["exports"]:
         if Path(target).exists():
             print(f"{target} is there already", file=sys.stderr)
             continue
+        if not Path(weights).exists():
+            failed.append(weights)
+            continue
         print(f"{target}: from {weights}", file=sys.stderr, flush=True)
         export(Path(weights), Path(options["model"]), Path(target), options["max_shard_bytes"], options["dtype"], _say)
+    if failed:
+        raise UserError(
+            f"not there: {', '.join(failed)}; the trainings did not end well, the same launch command goes on"
+        )
 
 
 def _say(text: str) -> None:

@@ -37,6 +37,7 @@ def tiny_recipe(**students: object) -> str:
         "pipeline_parallel": 1,
         "log_every": 1,
     }
+    recipe["students"]["options"] |= dict(students.pop("options", {}))
     recipe["students"] |= students
     recipe["evaluation"]["benchmarks"] = str(Path("eight.yaml").resolve())
     Path("tiny.yaml").write_text(yaml.safe_dump(recipe))
@@ -47,9 +48,10 @@ def assert_whole() -> list[dict]:
     for label in LABELS:
         assert json.loads((RUN / "training" / label / "finished.json").read_text()) == {"steps": 4}
         assert (RUN / "exported" / label / "model.safetensors").exists()
-    page = (RUN / "report" / "index.html").read_text()
-    assert "Students, before and after" in page and "as far as these numbers tell" in page
-    lines = json.loads((RUN / "report" / "students.json").read_text())
+    page = (RUN / "reports" / "students" / "index.html").read_text()
+    assert "Students, before and after" in page and "this one student trained on selected" in page
+    lines = json.loads((RUN / "reports" / "students" / "students.json").read_text())["lines"]
+    assert {line["benchmark"] for line in lines} == {"eight"}
     assert [line["group"] for line in lines] == ["base", "selected", "unselected"]
     assert all(line["num_problems"] == 8 and line["share"][1] <= line["share"][0] <= line["share"][2] for line in lines)
     assert lines[1]["less_control"] and lines[1]["less_base"] and lines[2]["less_control"] is None
@@ -76,16 +78,32 @@ def test_the_loop_runs_whole_on_a_real_slurm_and_the_second_run_does_nothing(wor
     slurm.states(ids["report"], timeout=550)
     assert_whole()
     again = pipeline("run_recipe", *flags)
-    assert "is finished; nothing to do" in again.stderr and "report/index.html" in again.stderr
+    assert "is finished; nothing to do" in again.stderr and "reports/students/index.html" in again.stderr
     assert len((RUN / "jobs" / "submitted.jsonl").read_text().splitlines()) == len(submitted)
+    changes = {
+        "another steps": {"options": {"steps": 5}},
+        "another selected": {"training_sets": ["selected"]},
+        "begun with the student": {"model": "words"},
+    }
+    for said, change in changes.items():
+        tiny_recipe(**change)
+        if said == "another selected":
+            Path("tiny.yaml").write_text(Path("tiny.yaml").read_text().replace("num_samples: 16", "num_samples: 15"))
+        done = pipeline("run_recipe", *flags, check=False)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+    tiny_recipe(seeds=[0, 10])
+    more = pipeline("run_recipe", *flags, "--show").stderr
+    assert "2 of 4 models" in more and "0 of 1 report" in more
 
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"training_sets": ["selectd"]}, "did you mean 'selected'?"),
-    ({"seeds": [1, 1]}, "students.seeds must be different numbers"),
+    ({"seeds": [1, 1]}, "students.seeds must be different ones"),
+    ({"training_sets": []}, "students.training_sets must be different ones"),
+    ({"options": {"seed": 1}}, "say students.seeds instead"),
     ({"model": "nobody"}, "no model 'nobody'"),
     ({"options": {"stepz": 4}}, "no key 'stepz'"),
-    ({"options": {"epochs": 1}}, "say steps"),
+    ({"options": {"epochs": 1}}, "say steps instead"),
     ({"options": {"steps": "four"}}, "students.options.steps"),
     ({"options": {"steps": 4, "tensor_parallel": 4}}, "does not divide"),
 ])  # fmt: skip
@@ -100,7 +118,7 @@ def test_a_mistake_about_students_is_one_line_before_anything_is_made(change, sa
 def test_killed_at_random_and_repeated_the_loop_ends_the_same(workdir):
     command = [sys.executable, str(REPO / "pipeline" / "run_recipe.py"), tiny_recipe()]
     subprocess.run([*command, "--run", "undisturbed"], check=True, capture_output=True)
-    undisturbed = json.loads(Path("runs/undisturbed/report/students.json").read_text())
+    undisturbed = json.loads(Path("runs/undisturbed/reports/students/students.json").read_text())["lines"]
     chance, kills = random.Random(1), 0
     while True:
         with open("loop.log", "ab") as log:
