@@ -80,10 +80,10 @@ def test_the_loop_runs_whole_on_a_real_slurm_and_the_second_run_does_nothing(wor
     again = pipeline("run_recipe", *flags)
     assert "is finished; nothing to do" in again.stderr and "reports/students/index.html" in again.stderr
     assert len((RUN / "jobs" / "submitted.jsonl").read_text().splitlines()) == len(submitted)
-    changes = {
+    changes: dict[str, dict] = {
         "another steps": {"options": {"steps": 5}},
-        "another selected": {"training_sets": ["selected"]},
-        "begun with the student": {"model": "words"},
+        "another model": {"model": "words"},
+        "another selected": {},
     }
     for said, change in changes.items():
         tiny_recipe(**change)
