@@ -213,7 +213,7 @@ def test_a_model_is_a_name_or_a_hugging_face_folder(workdir: Path):
 
 def test_an_unknown_model_lists_the_known_ones(workdir: Path):
     with pytest.raises(
-        UserError, match=r"^no model 'mixtral' in cluster_configs/tulip.yaml. Known: llama-3.1-8b, words; or"
+        UserError, match=r"^no model 'mixtral' in cluster_configs/tulip.yaml. Known: llama-3.1-8b, student, words; or"
     ):
         resolve_model("mixtral", load_cluster("tulip"))
 
