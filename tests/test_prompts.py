@@ -103,6 +103,7 @@ json.dump(outputs, sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_the_outputs_in_the_shipped_examples_are_what_python_gives():
     examples = [example for name in SETS for example in load_examples(REPOSITORY / f"prompts/examples/{name}.yaml")]
     written = [BLOCK.findall(example["solution"]) for example in examples]
@@ -351,6 +352,7 @@ def show_prompt(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_show_prompt_prints_the_text_and_nothing_else(tmp_path):
     rows = [{"problem": "First?", "problem_id": "a"}, {"problem": "Second: π?", "problem_id": "b"}]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

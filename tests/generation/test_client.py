@@ -111,6 +111,7 @@ def test_a_request_sends_only_fields_that_the_server_accepts():
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_request_that_alone_fails_is_refused_while_others_are_answered():
     def answer(asked):
         return web.Response(status=500) if asked["prompt"] == "bad" else GOOD
@@ -165,6 +166,7 @@ def test_a_dead_server_is_lost_after_our_patience():
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_rate_limit_never_costs_a_request_while_others_are_answered():
     count = iter(range(10**6))
 
@@ -198,6 +200,7 @@ def test_a_server_that_refuses_a_plain_request_is_told_in_its_own_words():
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_for_a_while_costs_no_request():
     async def scene():
         async with served([*[lambda asked: web.Response(status=503)] * 5, GOOD], attempts=2, patience_s=60) as client:
@@ -206,6 +209,7 @@ def test_a_server_that_is_down_for_a_while_costs_no_request():
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_the_last_request_that_alone_fails_is_refused_and_not_the_server_given_up():
     def answer(asked):
         return GOOD if asked["prompt"] == "The" else web.Response(status=500)

@@ -208,6 +208,7 @@ def test_a_server_that_fails_at_once_draws_no_requests_to_itself(run):
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_request_that_every_server_refuses_is_the_requests_own_fault(run):
     async def scene():
         mine = toys(run, 2)

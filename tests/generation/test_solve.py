@@ -84,6 +84,7 @@ def test_blocks_of_a_solution_share_their_variables():
     assert [block.output for block in solution.code_blocks] == ["40", "42"]
 
 
+@pytest.mark.slow
 def test_a_failing_block_ends_the_solution_or_is_shown_as_asked():
     solution, _ = solve("<llm-code>\n1 / 0\n")
     assert (solution.finish_reason, solution.error_message, solution.is_correct) == ("code_error", "error", False)
@@ -92,11 +93,13 @@ def test_a_failing_block_ends_the_solution_or_is_shown_as_asked():
     assert (solution.finish_reason, solution.is_correct) == ("stop", True)
 
 
+@pytest.mark.slow
 def test_code_that_runs_for_ever_is_a_timeout():
     solution, _ = solve("<llm-code>\nwhile True: pass\n", code_timeout_s=0.5)
     assert (solution.error_message, solution.code_blocks[0].status) == ("timeout", "timeout")
 
 
+@pytest.mark.slow
 def test_at_most_so_many_blocks_are_run():
     solution, _ = solve(*["<llm-code>\n1\n"] * 4, max_code_executions=3)
     assert (len(solution.code_blocks), solution.finish_reason) == (3, "max_code_executions")
@@ -128,6 +131,7 @@ def test_rounds_of_a_solution_have_seeds_of_their_own():
     assert len(set(seeds)) == 3 and all(0 <= seed < 2**31 for seed in seeds)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_nearly_fills_the_context_gets_what_room_is_left():
     too_long = RequestRefusedError("context", too_long=True)
     solution, script = solve(too_long, too_long, "\\boxed{42}")

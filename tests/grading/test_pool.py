@@ -34,6 +34,7 @@ def test_plain_answers_start_no_process():
     pool.close()
 
 
+@pytest.mark.slow
 def test_symbolic_answers_are_judged_by_a_worker_and_the_loop_goes_on(pool):
     async def ticks_meanwhile():
         task = asyncio.ensure_future(pool.grade(r"\sqrt{50}", r"5\sqrt{2}"))

@@ -113,6 +113,7 @@ def test_a_cluster_without_slurm_here_is_refused_before_anything_is_written(run:
         submit(Path("x"), job(), load_cluster("selene"), run)
 
 
+@pytest.mark.slow
 def test_many_gpu_hours_are_asked_about_and_without_a_terminal_refused(run: Run, monkeypatch: pytest.MonkeyPatch):
     selene = load_cluster("selene")
     jobs = [job(gpus=8, tasks=128)]
@@ -131,6 +132,7 @@ def test_many_gpu_hours_are_asked_about_and_without_a_terminal_refused(run: Run,
     assert not run.folder.exists()
 
 
+@pytest.mark.slow
 def test_a_person_is_asked_and_may_say_no(run: Run, repo: Path):
     import pty
 

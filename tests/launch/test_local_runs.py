@@ -267,6 +267,7 @@ def code_of(child: int, terminal: int, seconds: float = 15.0) -> int:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_main_flush_and_leaves_no_process(run: Run, repo: Path):
     script = script_of(toy_job(main={"seconds": 60}, server={}), HERE, run)
     with on_a_terminal(run, script, repo) as (child, terminal):

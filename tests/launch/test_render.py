@@ -156,6 +156,7 @@ def test_bash_and_shellcheck_accept_it(name: str):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.slow
 def test_every_shipped_cluster_renders_every_model_it_names(name: str):
     cluster = load_cluster(name)
     for model in (resolve_model(each, cluster) for each in cluster.models):

@@ -59,6 +59,7 @@ def test_a_seed_decides_the_text_and_a_samples_index_goes_into_it(server):
     assert server.text("Tom has", max_tokens=20) != server.text("Tom has", max_tokens=20)
 
 
+@pytest.mark.slow
 def test_a_text_is_the_same_alone_and_among_32_others(server):
     def ask(place):
         prompt = PROMPTS[place % len(PROMPTS)]

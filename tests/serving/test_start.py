@@ -148,6 +148,7 @@ def test_a_server_that_dies_later_ends_the_step_and_its_announcement(step):
         assert not step.address.exists()
 
 
+@pytest.mark.slow
 def test_a_port_that_somebody_took_is_given_up_for_another(step):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         taken = stranger.getsockname()[1]

@@ -116,6 +116,7 @@ def test_fewer_samples_than_there_were_is_no_mistake_and_more_only_add(workdir, 
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_for_128_tasks_prints_one_array_and_writes_nothing(workdir, capsys):
     code, script, summary = say(capsys, "--cluster", "selene", "--num_jobs", "128", "--dry_run")
     assert code == 0

@@ -29,6 +29,7 @@ def test_an_empty_question_is_refused():
     assert said("") == (2, "error: the question is empty; write it behind the script's name, in quotes\n")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_told_at_once():
     began = time.monotonic()
     code, message = said("What", "is", "2+2?", "--server_address", "http://127.0.0.1:9")
@@ -46,6 +47,7 @@ def test_a_server_that_never_gets_ready_is_given_up(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("after_s", [0.7, None], ids=["at its start", "at work"])
+@pytest.mark.slow
 def test_a_signal_leaves_no_folder_behind(tmp_path, number, after_s):
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
