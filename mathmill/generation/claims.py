@@ -171,7 +171,7 @@ class Claims:
             return True
         ours = self.card
         same_machine = (card.host, card.boot, card.pid_namespace) == (ours.host, ours.boot, ours.pid_namespace)
-        return same_machine and not Path(f"/proc/{card.pid}").exists() and Path("/proc/self").exists()
+        return same_machine and not _lives(card.pid)
 
     def _now(self) -> float:
         """The file system's clock, by a file touched there just now."""
@@ -196,3 +196,14 @@ def _highest(folder: SetFolder) -> dict[str, tuple[int, Path]]:
 
 def _content(path: Path) -> str:
     return path.read_text()
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine is there; /proc may hide it (hidepid), a signal's permission does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -118,16 +118,9 @@ def _is_settled(name: str) -> bool:
 
 
 def reopen(folder: SetFolder) -> int:
-    """Ask again for every row that was set aside, once; returns how many they are.
-
-    Lists of shards that are not published go: their claimants make those rows again.
-    """
+    """Ask again for every row of a published shard that was set aside, once; returns how many they are."""
     clear_away_what_is_published(folder, folder.load_problems())
     done, num_rows = published(folder), 0
-    for name in names_in(folder.quarantine):
-        if name.startswith("p") and not _is_settled(name) and shard_of(name).name not in done:
-            num_rows += len(whole_lines(folder.quarantine / name))
-            (folder.quarantine / name).unlink(missing_ok=True)
     for shard in quarantined(folder):
         if shard.name in done:
             num_rows += len(set_aside_by(folder, shard))

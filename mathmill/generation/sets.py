@@ -43,6 +43,8 @@ class SampleSet(msgspec.Struct, frozen=True, kw_only=True):
     num_problems: int
     prompt: Prompt
     model: str
+    model_path: str = ""
+    """Its folder, since two folders may have one name; empty: not known when the set was planned."""
     sampling: Sampling
     seed: int
     problems_per_shard: int
@@ -148,6 +150,7 @@ def create_set(run: Run, sample_set: SampleSet, problems: list[Problem]) -> SetF
     publish_once(folder.problems, lines_of(problems))
     publish_once(folder.config, msgspec.yaml.encode(sample_set))
     refuse_other_options(run, folder.load(), sample_set)  # another launch may have been first
+    folder.load_problems()  # and was perhaps killed between the two files
     return folder
 
 
@@ -165,6 +168,11 @@ def refuse_other_options(run: Run, started: SampleSet, asked: SampleSet) -> None
     for field, old, new in fields:
         if old != new:
             raise UserError(f"{run.folder} was started with {field} {old}; use another run name, or that {field}")
+    if started.model_path and asked.model_path and started.model_path != asked.model_path:
+        raise UserError(
+            f"{run.folder} was started with {started.model} of {started.model_path}, "
+            f"not of {asked.model_path}; use another run name"
+        )
     if started.prompt != asked.prompt:
         raise UserError(
             f"{run.folder} was started with another text of prompt {started.prompt.name}; use another run name"

@@ -56,7 +56,8 @@ class Proof:
         if self.num_to_come:
             head += f", {self.num_to_come:,} still to come in {self.num_shards_to_come:,} shards"
         wrong = "1 thing is" if self.num_wrong == 1 else f"{self.num_wrong:,} things are"
-        head += f"; {wrong} wrong" if self.num_wrong else "; nothing is wrong"
+        so_far = " so far: not finished" if self.num_to_come else ""
+        head += f"; {wrong} wrong" if self.num_wrong else f"; nothing is wrong{so_far}"
         more = [f"and {self.num_wrong - len(self.wrong):,} more"] if self.num_wrong > len(self.wrong) else []
         return [head, *(f"  {line}" for line in self.wrong + more)]
 
@@ -73,6 +74,8 @@ def verify_set(folder: SetFolder, codes: set[str], advance: Callable[[], None] =
     except UserError as problem:
         proof.found(str(problem))
         return proof
+    if not asked:
+        proof.found(f"{folder.folder}: no number of samples was asked for yet; give the launch command again")
     proof.num_rows = sum(shard.num_rows for shard in asked if not shard.attempt)
     done, again = published(folder), {shard.before() for shard in asked if shard.attempt}
     check = RowCheck(sample_set, codes)

@@ -189,7 +189,7 @@ def _near(path: Path) -> str:
 def _free_name(name: str, run: "Run") -> str:
     """Scripts are records: a second submission gets a name of its own, NAME-2."""
     names = (name if number == 1 else f"{name}-{number}" for number in range(1, 100_000))
-    return next(free for free in names if not (run.jobs / f"{free}.sbatch").exists())
+    return next(free for free in names if not any((run.jobs / f"{free}.{end}").exists() for end in ("sbatch", "json")))
 
 
 def _refuse_while_live(run: "Run", options: LaunchOptions) -> None:

@@ -253,6 +253,7 @@ def plan_benchmark(
             num_samples=num_samples,
             seed=options.seed,
             num_jobs=options.num_jobs,
+            is_stand_in=bool(label),
         )
         for decoding, sampling, num_samples in asked
     ]

@@ -117,8 +117,11 @@ def plan_set(
     seed: int = 0,
     num_jobs: int = 1,
     retry_quarantined: bool = False,
+    is_stand_in: bool = False,
 ) -> PlannedSet:
     """The set of this name in the run, as asked for. Its prompt is tried on every problem: a missing field is found here.
+
+    `is_stand_in`: the model's folder lends its tokenizer alone, since the real one is still to be made.
 
     UserError where the run has a set of this name that was started with anything else than these, and where no prompt
     fits the model's context.
@@ -132,6 +135,7 @@ def plan_set(
         num_problems=len(problems),
         prompt=prompt,
         model=model.name,
+        model_path="" if is_stand_in else model.path,
         sampling=sampling,
         seed=seed,
         problems_per_shard=problems_per_shard,

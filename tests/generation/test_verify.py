@@ -93,12 +93,19 @@ def test_what_was_set_aside_is_settled_until_it_is_asked_for_again_and_then_made
     assert verify_set(folder, CODES).num_made == 16
 
 
-def test_rows_that_an_open_shard_set_aside_are_asked_for_again_too(made):
+def test_rows_that_an_open_shard_set_aside_stay_so_until_it_is_published(made):
     folder, _ = made
     part = folder.quarantine / "p00000-00003.s000-001.0001.a.jsonl"
     part.write_bytes(b'{"problem_id":"toy/test/1","sample_index":0,"reason":"no"}\n')
-    assert reopen(folder) == 1
-    assert not part.exists()
+    assert reopen(folder) == 0
+    assert part.exists()  # its worker has it open, and its publisher needs the reason
+
+
+def test_a_set_whose_launch_was_killed_before_it_asked_for_samples_is_not_proven(made):
+    folder, _ = made
+    for path in folder.folder.glob("samples.*"):
+        path.unlink()
+    assert any("no number of samples was asked for" in line for line in verify_set(folder, CODES).lines())
 
 
 def test_what_two_claimants_made_and_set_aside_is_made(made):
