@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := dev$(if $(filter true,$(CI)),-train)
+EXTRAS := dev$(if $(filter true,$(CI)),-train-wandb)
 NEEDS := setup.cfg pyproject.toml constraints.txt
 SCRIPTS := .ci/run tests/slurm/slurm-up tests/apptainer/apptainer-up tests/apptainer/apptainer-check
 FAST := not slow and not slurm and not apptainer and not trial
@@ -54,7 +54,7 @@ golden: .venv/installed-$(EXTRAS)
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-.venv/installed-train .venv/installed-dev .venv/installed-dev-train: $(NEEDS) | .venv/bin/pip
+.venv/installed-train .venv/installed-dev .venv/installed-dev-train .venv/installed-dev-train-wandb: $(NEEDS) | .venv/bin/pip
 	@echo "installing mathmill and its tools for developers into .venv … (minutes the first time)"
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(subst -,$(comma),$(@:.venv/installed-%=%))]"
 	@touch .venv/installed $@

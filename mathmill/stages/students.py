@@ -136,8 +136,8 @@ def refuse_other_students(run: Run, now: dict[str, Any]) -> None:
         return
     kept = msgspec.yaml.decode(path.read_bytes())
     for section in ("recipe", "training_sets"):
-        for key in kept[section].keys() & now[section].keys():
-            if kept[section][key] != now[section][key]:
+        for key in now[section]:
+            if key in kept[section] and kept[section][key] != now[section][key]:
                 raise UserError(
                     f"run {run.name} was begun with another {key} of its students; use another --run, or that"
                 )

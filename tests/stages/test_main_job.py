@@ -138,7 +138,12 @@ def slurm_cluster(name: str, **changes) -> str:
 
 @pytest.mark.parametrize(
     ("sandbox", "num_problems"),
-    [("none", 1319), ("apptainer", 200), pytest.param("apptainer", 1319, marks=pytest.mark.trial)],
+    [
+        ("none", 400),
+        ("apptainer", 200),
+        pytest.param("none", 1319, marks=pytest.mark.trial),
+        pytest.param("apptainer", 1319, marks=pytest.mark.trial),
+    ],
 )
 def test_gsm8k_as_an_array_of_8_on_a_real_slurm(sandbox, num_problems, workdir, slurm, dev_data, request):
     changes, env = {}, {}
