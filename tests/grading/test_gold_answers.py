@@ -22,6 +22,8 @@ from mathmill.grading.pool import grade_all
 BENCHMARKS = ("math/train", "math/test", "olympiadbench/test", "amc23/test", "aime24/test", "omni-math-rule/test",
               "minerva-math/test")  # fmt: skip
 ACROSS = 50_000
+PORTION = 200
+"""Pairs that a process judges at a time."""
 RESPELLINGS = {
     "as a display": lambda answer: f"$${answer}$$",
     "in a box": lambda answer: rf"\boxed{{{answer}}}" if answer.count("{") == answer.count("}") else answer,
@@ -144,7 +146,9 @@ def test_different_gold_answers_are_not_judged_equal(dev_data):
         ]  # both ways: the verdict may depend on which is expected
         hits: dict[frozenset[str], str] = {}
         for name, pairs in (("across", across), ("within", within)):
-            for found in processes.imap(hits_among, portions(pairs, 200)):
+            for number, found in enumerate(processes.imap(hits_among, portions(pairs, PORTION)), 1):
+                if number % 50 == 0:
+                    print(f"{number * PORTION:,} pairs {name} judged, {len(hits):,} hits so far", flush=True)
                 for rule, pair in found:
                     if frozenset(pair) not in hits:
                         hits[frozenset(pair)] = rule
