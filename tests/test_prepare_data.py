@@ -273,6 +273,7 @@ def published_gsm8k(folder: Path) -> Path:
 
 
 @needs_dev_data
+@pytest.mark.slow
 def test_the_real_gsm8k_gives_the_known_answers(tmp_path):
     prepared = prepare("gsm8k", published_gsm8k(tmp_path), 1000)
     assert {split: len(problems) for split, problems in prepared.splits.items()} == {
@@ -290,6 +291,7 @@ def test_the_real_gsm8k_gives_the_known_answers(tmp_path):
 
 
 @needs_dev_data
+@pytest.mark.slow
 def test_the_real_math_gives_the_known_answers(tmp_path):
     for split in ("train", "test"):
         rows = (

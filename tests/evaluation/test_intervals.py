@@ -57,6 +57,7 @@ def test_mcnemar_is_the_exact_two_sided_binomial(ahead: int, behind: int):
     assert mcnemar(ahead, behind) == pytest.approx(min(1.0, expected))
 
 
+@pytest.mark.slow
 def test_a_paired_test_looks_only_at_the_problems_that_differ():
     first, second = [1, 1, 1, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1, 1]
     found = paired_test(first, second)

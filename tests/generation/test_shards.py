@@ -121,6 +121,7 @@ def test_a_part_cut_at_any_byte_loses_only_the_row_that_was_being_written(made):
 
 
 @given(garbage=st.binary(max_size=200))
+@pytest.mark.slow
 def test_garbage_in_a_part_costs_no_row_and_no_crash(garbage, tmp_path_factory):
     problems = problems_like(4)
     _, folder = run_with(tmp_path_factory.mktemp("run"), problems)

@@ -62,6 +62,7 @@ def test_a_dry_run_prints_the_script_alone_and_writes_nothing(
     ]
 
 
+@pytest.mark.slow
 def test_a_local_launch_writes_what_it_ran_and_again_gets_a_name_of_its_own(
     run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

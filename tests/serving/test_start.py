@@ -138,6 +138,7 @@ def test_a_server_that_dies_at_start_ends_the_step_at_once_with_its_code(step):
     assert not step.address.exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_later_ends_the_step_and_its_announcement(step):
     with step.start() as process:
         step.wait_ready(process)
@@ -237,6 +238,7 @@ def test_sglang_on_two_nodes_meets_where_the_first_task_says(step, impostors, tm
 
 
 @pytest.mark.parametrize("victim", ["script", "step"])
+@pytest.mark.slow
 def test_a_server_does_not_outlive_a_killed_script_or_step(step, tmp_path, victim):
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "job.json").write_text(json.dumps({"server": step.options}))

@@ -145,6 +145,7 @@ def test_more_tasks_than_shards_are_not_asked_for(workdir, capsys):
     assert "#SBATCH --array=0-11" in script  # 3 problems x 4 samples
 
 
+@pytest.mark.slow
 def test_no_slurm_here_is_said_in_one_line(workdir):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--cluster", "selene", "--yes"],

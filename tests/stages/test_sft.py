@@ -48,6 +48,7 @@ def test_the_70b_recipe_renders_with_its_estimate_beside_the_published_layout(wo
         (["--add_jobs"], "--add_jobs: a training is one job; stop it first"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused_in_one_line(workdir: Path, words: list[str], said: str):
     done = call(*RUN_SFT, "--cluster", "selene", "--recipe", "openmath-codellama-70b", "--dry_run", *words)
 
