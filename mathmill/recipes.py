@@ -16,6 +16,10 @@ from mathmill.paths import shipped
 from mathmill.records import Problem
 
 
+BASE = "base"
+"""What a student is called before any training."""
+
+
 class SampleSetRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A sample set: `problems` by their name in the recipe, a prompt, and how many samples each problem gets."""
 
@@ -185,10 +189,6 @@ def _check_names(path: Path, recipe: Recipe) -> None:
             close = difflib.get_close_matches(value, known, n=1)
             meant = f"; did you mean '{close[0]}'?" if close else f". Known: {', '.join(known) or 'none'}"
             raise UserError(f"{path}: {name} names {key} '{value}', which is not there{meant}")
-
-
-BASE = "base"
-"""What a student is called before any training."""
 
 
 def _check_students(path: Path, students: StudentsRecipe) -> None:
