@@ -15,7 +15,6 @@ from mathmill.generation.sets import Sampling
 from mathmill.paths import shipped
 from mathmill.records import Problem
 
-
 BASE = "base"
 """What a student is called before any training."""
 
