@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from mathmill.errors import UserError
 from mathmill.generation.sets import Sampling
 from mathmill.paths import shipped
+from mathmill.problems import evenly_spaced
 from mathmill.records import Problem
 
 BASE = "base"
@@ -139,8 +140,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def some_of(problems: list[Problem], scale: float) -> list[Problem]:
     """The root of `scale` of the problems, at even distances."""
-    wanted = max(1, round(len(problems) * math.sqrt(scale)))
-    return [problems[place * len(problems) // wanted] for place in range(wanted)]
+    return evenly_spaced(problems, max(1, round(len(problems) * math.sqrt(scale))))
 
 
 def load_recipe(name_or_path: str) -> Recipe:

@@ -15,7 +15,7 @@ from mathmill.generation.sets import Sampling
 from mathmill.launch.cluster import Model
 from mathmill.launch.launching import cluster_for
 from mathmill.options import script
-from mathmill.problems import load_problems
+from mathmill.problems import evenly_spaced, load_problems
 from mathmill.problems.benchmark import Benchmark, load_benchmark
 from mathmill.prompts import load_prompt
 from mathmill.records import Problem
@@ -190,13 +190,6 @@ def wanted_of(word: tuple[str, int], num_problems: int | None = None) -> Wanted:
             f"do it once: python pipeline/prepare_data.py {word[0]}"
         ) from None
     return Wanted(slug(name), word[0], benchmark, evenly_spaced(problems, num_problems), word[1])
-
-
-def evenly_spaced(problems: list[Problem], count: int | None) -> list[Problem]:
-    """So many of the problems, from all over the benchmark, since many are sorted by subject or level."""
-    if count is None or count >= len(problems):
-        return problems
-    return [problems[place * len(problems) // count] for place in range(count)]
 
 
 def changes_of(options: EvaluationOptions, one: Wanted, run: Run) -> list[tuple[str, str]]:
