@@ -1,8 +1,10 @@
 """The text that a model continues: a prompt's own, or what the model's chat template makes of its messages."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +15,56 @@ from mathmill.errors import UserError
 from mathmill.prompts import Prompt, prompt_messages, prompt_text
 from mathmill.records import Problem
 
+Messages = list[dict[str, str]]
+KNOWN_TEXTS = 256
+"""The samples of one problem come one after the other: its text is made once."""
+
 
 def text_maker(prompt: Prompt, model_path: str) -> Callable[[Problem], str]:
     """Makes the text that a model continues: the prompt's own, or by the chat template in the model's folder."""
     if prompt.template == "raw":
-        return lambda problem: prompt_text(prompt, problem)
+        return lru_cache(KNOWN_TEXTS)(lambda problem: prompt_text(prompt, problem))
     if not model_path:
         raise UserError(
             f"prompt '{prompt.name}' is a chat: name the model's folder with --model, for its chat template"
         )
-    return lambda problem: chat_text(prompt_messages(prompt, problem), model_path)
+    template = ChatTemplate(model_path)
+    return lru_cache(KNOWN_TEXTS)(lambda problem: template.text(prompt_messages(prompt, problem)))
 
 
-def chat_text(messages: list[dict[str, str]], model_folder: str | Path) -> str:
-    """The prompt that the chat template in a Hugging Face folder makes, up to where the model's answer starts.
+class ChatTemplate:
+    """The chat template in a Hugging Face folder: `chat_template.jinja`, or `chat_template` in tokenizer_config.json.
 
-    The template is `chat_template.jinja`, or `chat_template` in tokenizer_config.json. It is the model's, not ours, so
-    it runs in Jinja's sandbox. Raises UserError where there is none, or where it refuses the messages.
+    The template is the model's, not ours, so it runs in Jinja's sandbox. Raises UserError where there is none, or where
+    it cannot be read.
     """
-    folder = Path(model_folder)
-    config = _tokenizer_config(folder)
-    source = _template(folder, config)
-    try:
-        return (
-            _environment()
-            .from_string(source)
-            .render(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **_special_tokens(config)
+
+    def __init__(self, model_folder: str | Path) -> None:
+        self.folder = Path(model_folder)
+        config = _tokenizer_config(self.folder)
+        self._special_tokens = _special_tokens(config)
+        source = _template(self.folder, config)
+        with self._refusals():
+            self._template = _environment().from_string(source)
+
+    def text(self, messages: Messages) -> str:
+        """The prompt that it makes of messages (role, content), up to where the model's answer starts."""
+        with self._refusals():
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._special_tokens
             )
-        )
-    except (jinja2.TemplateError, TypeError, ValueError) as problem:
-        raise UserError(f"{folder}: its chat template refuses the messages: {problem}") from None
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (jinja2.TemplateError, TypeError, ValueError) as problem:
+            raise UserError(f"{self.folder}: its chat template refuses the messages: {problem}") from None
+
+
+def chat_text(messages: Messages, model_folder: str | Path) -> str:
+    """What the chat template of a folder makes of messages, once."""
+    return ChatTemplate(model_folder).text(messages)
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:

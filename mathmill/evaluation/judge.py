@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
-from mathmill.chat_template import chat_text
+from mathmill.chat_template import ChatTemplate
 from mathmill.errors import UserError
 from mathmill.files import publish_once
 from mathmill.generation.client import CompletionClient, RequestRefusedError
@@ -160,6 +161,10 @@ class Judge:
         return read_verdict(said.text)
 
 
+_chat_template = lru_cache(ChatTemplate)
+"""Of a model's folder: read once, asked for each question."""
+
+
 def judge_text(prompt: Prompt, model_path: str, problem: str, first: str, second: str) -> str:
     """What the judge is asked; `first_answer` and `second_answer` are the two answers in the order of the direction."""
     fields = {"problem": problem, "first_answer": first, "second_answer": second}
@@ -168,7 +173,7 @@ def judge_text(prompt: Prompt, model_path: str, problem: str, first: str, second
         return fill(prompt.user, fields, place)
     parts = [("system", prompt.system), ("user", prompt.user)]
     messages = [{"role": role, "content": fill(text, fields, place)} for role, text in parts if text is not None]
-    return chat_text(messages, model_path)
+    return _chat_template(model_path).text(messages)
 
 
 async def judge_run(run: Run, options: JudgeOptions, say: Callable[[str], None]) -> int:

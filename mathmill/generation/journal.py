@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from mathmill.files import sync_folder
@@ -34,23 +35,27 @@ class OpenShard:
 
     def journal(self, solution: Solution) -> None:
         """Append a row; it outlives this process once this returns, and this node after the next sync."""
-        self._append(self.folder.parts, line_of(solution))
+        self._append(self._part, line_of(solution))
         self.left.discard((solution.problem_id, solution.sample_index))
 
     def set_aside(self, key: Key, reason: str) -> None:
         """Settle a row that cannot be made, with its reason."""
-        self._append(self.folder.quarantine, line_of(SetAside(problem_id=key[0], sample_index=key[1], reason=reason)))
+        line = line_of(SetAside(problem_id=key[0], sample_index=key[1], reason=reason))
+        self._append(self.folder.quarantine / self._part.name, line)
         self.left.discard(key)
 
-    def _append(self, folder: Path, line: bytes) -> None:
+    @cached_property
+    def _part(self) -> Path:
+        return self.folder.parts / f"{self.label}.jsonl"
+
+    def _append(self, path: Path, line: bytes) -> None:
         """One line at the file's end. After a failure there may be half a line there, so nothing may follow it."""
-        path = folder / f"{self.label}.jsonl"
         if self._failure is not None:
             raise self._failure
         try:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-                sync_folder(folder)
+                sync_folder(path.parent)
             if os.write(self._files[path], line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as problem:

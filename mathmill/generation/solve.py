@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from mathmill.generation.client import Completion, RequestRefusedError, Source
@@ -106,12 +107,12 @@ class Solver:
             num_tokens=draft.num_tokens,
             generation_type=self.sample_set.prompt.generation_type,
             prompt=self.sample_set.prompt.name,
-            prompt_sha=self.sample_set.prompt.sha,
+            prompt_sha=self._prompt_sha,
             model=self.sample_set.model,
             server_kind=draft.server_kind,
             seed_honoured=draft.seed_honoured,
             dataset=problem.dataset,
-            options_sha=self.sample_set.options_sha,
+            options_sha=self._options_sha,
             code_sha=self.code_sha,
         )
 
@@ -191,6 +192,14 @@ class Solver:
         draft.add(written.text)
         return written.finish_reason
 
-    @property
+    @cached_property
+    def _prompt_sha(self) -> str:
+        return self.sample_set.prompt.sha
+
+    @cached_property
+    def _options_sha(self) -> str:
+        return self.sample_set.options_sha
+
+    @cached_property
     def _stop(self) -> list[str]:
         return [*self.sample_set.prompt.stop, *([CODE_END] if self.sandbox else [])]

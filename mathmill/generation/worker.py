@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from mathmill.chat_template import text_maker
 from mathmill.errors import UserError
@@ -35,6 +36,51 @@ WORK_LEFT = 75
 """Exit code of a worker that drained before all was done (EX_TEMPFAIL): its script requeues the task."""
 SYNC_S = 5.0
 """Rows survive a lost node after this long at most; a killed process loses none."""
+
+
+class Going:
+    """Tasks under way. What it costs to hear that one has ended does not grow with their number, unlike `asyncio.wait`."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._others: list[asyncio.Task[None]] = []
+        self._failures: list[BaseException] = []
+        self._ended = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._note)
+
+    def meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that goes on beside them until the end; its failure counts as theirs do."""
+        self._others.append(asyncio.create_task(work))
+        self._others[-1].add_done_callback(self._note)
+
+    async def one_ended(self) -> None:
+        """Wait until one has ended, or several. Raises what failed: the first where several fail together."""
+        await self._ended.wait()
+        self._ended.clear()
+        if self._failures:
+            raise self._failures[0]
+
+    def _note(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failures.append(failure)
+        self._ended.set()
+
+    async def __aenter__(self) -> "Going":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        left = [*self._tasks, *self._others]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 @dataclass
@@ -109,10 +155,9 @@ class Worker:
 
     async def _work_from(self, opened: OpenShard | None) -> None:
         """Keep as many samples going as may be in flight, and a few more, whose code runs or whose answer is graded."""
-        going: set[asyncio.Task[None]] = set()
         queue: deque[tuple[OpenShard, Problem, int]] = deque()
-        synced = time.monotonic()
-        try:
+        async with Going() as going:
+            going.meanwhile(self._keep_syncing())
             while True:
                 most = int(self.client.in_flight.limit * 1.25) + 2
                 while opened is not None and not self.draining and len(going) + len(queue) < most:
@@ -121,22 +166,17 @@ class Worker:
                         await self.close(opened)
                     opened = await asyncio.to_thread(self.claim)
                 while queue and len(going) < most and not self.draining:
-                    going.add(asyncio.create_task(self._settle(*queue.popleft())))
-                if not going:
+                    going.begin(self._settle(*queue.popleft()))
+                if not len(going):
                     return
                 self.times.go_on(opened is not None or bool(queue))
-                done, going = await asyncio.wait(going, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)
-                failures = [failure for task in done if (failure := task.exception()) is not None]
-                if failures:  # several fail together when a server or a sandbox goes; all are looked at, one is told
-                    raise failures[0]
-                if time.monotonic() - synced > SYNC_S:
-                    synced = time.monotonic()
-                    for shard in list(self._open.values()):
-                        await asyncio.to_thread(shard.sync)
-        finally:
-            for task in going:
-                task.cancel()
-            await asyncio.gather(*going, return_exceptions=True)
+                await going.one_ended()
+
+    async def _keep_syncing(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_S)
+            for shard in list(self._open.values()):
+                await asyncio.to_thread(shard.sync)
 
     async def _settle(self, opened: OpenShard, problem: Problem, sample_index: int) -> None:
         key = (problem.problem_id, sample_index)

@@ -8,7 +8,7 @@ import resource
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import cast
 
@@ -44,6 +44,7 @@ class GradingPool:
         self.policy = policy
         self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
         self._pool: ProcessPool | None = None
+        self._starting: Future[None] | None = None
         self._known: OrderedDict[tuple[str | None, str | None], Grade] = OrderedDict()
         self._asked: dict[tuple[str, str], Future[Grade]] = {}
 
@@ -63,13 +64,15 @@ class GradingPool:
 
     async def _slowly(self, predicted: str, expected: str) -> Grade:
         pair = predicted, expected
-        asked = self._asked.get(pair)
-        if asked is None:
-            try:
+        try:
+            if self._pool is None:
+                await self._started()
+            asked = self._asked.get(pair)
+            if asked is None:
                 asked = self._asked[pair] = self._ask(*pair)
-            except (RuntimeError, OSError):  # the process that forks the workers was killed, and the pool with it
-                self._discard_pool()
-                return Grade(is_correct=None, rule="crash")
+        except (RuntimeError, OSError):  # the process that forks the workers was killed, and the pool with it
+            self._discard_pool()
+            return Grade(is_correct=None, rule="crash")
         try:
             verdict = await asyncio.shield(asyncio.wrap_future(asked))
         except asyncio.TimeoutError:
@@ -99,25 +102,40 @@ class GradingPool:
 
     def _discard_pool(self) -> None:
         """End the pool; the next comparison starts another one."""
-        pool, self._pool = self._pool, None
+        if self._starting is not None:
+            wait([self._starting])
+        pool, self._pool, self._starting = self._pool, None, None
         if pool is not None:
             pool.stop()
             with contextlib.suppress(FutureTimeout):
                 pool.join(timeout=5)
 
+    async def _started(self) -> None:
+        """Start the workers, once for all who wait, in a thread: it takes seconds, and requests go on meanwhile."""
+        if self._starting is None:
+            threads = ThreadPoolExecutor(1)
+            self._starting = threads.submit(self._start)
+            threads.shutdown(wait=False)
+        await asyncio.shield(asyncio.wrap_future(self._starting))
+
+    def _start(self) -> None:
+        # Workers are forked by a small process that has SymPy loaded: a replaced worker is ready in milliseconds,
+        # and threads of this process are never forked.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mathmill.grading.preloaded"])
+        pool = ProcessPool(
+            max_workers=self._workers,
+            max_tasks=ANSWERS_A_WORKER,
+            initializer=_prepare_worker,
+            initargs=(self._memory_mb,),
+            context=context,
+        )
+        if not pool.active:  # asking starts it
+            raise RuntimeError("the workers do not start")
+        self._pool = pool
+
     def _ask(self, predicted: str, expected: str) -> "Future[Grade]":
-        if self._pool is None:
-            # Workers are forked by a small process that has SymPy loaded: a replaced worker is ready in milliseconds,
-            # and threads of this process are never forked.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["mathmill.grading.preloaded"])
-            self._pool = ProcessPool(
-                max_workers=self._workers,
-                max_tasks=ANSWERS_A_WORKER,
-                initializer=_prepare_worker,
-                initargs=(self._memory_mb,),
-                context=context,
-            )
+        assert self._pool is not None
         return self._pool.schedule(grade_slowly, args=(predicted, expected, self.policy), timeout=self._timeout_s)
 
 

@@ -98,6 +98,24 @@ def test_a_pool_whose_forking_process_was_killed_is_made_anew():
         pool.close()
 
 
+@pytest.mark.slow
+def test_the_loop_goes_on_while_the_workers_start():
+    async def ticks_before_the_start(pool: GradingPool) -> int:
+        task, ticks = asyncio.ensure_future(pool.grade("x+x", "2x")), 0
+        while pool._pool is None:
+            await asyncio.sleep(0.005)
+            ticks += 1
+        assert (await task).rule == "symbolic"
+        return ticks
+
+    pool = GradingPool(workers=1)
+    forkserver._forkserver._stop()  # as in a process that has none yet: its start takes a second or more
+    try:
+        assert asyncio.run(ticks_before_the_start(pool)) > 10
+    finally:
+        pool.close()
+
+
 PARENT = """
 import asyncio, sys
 from mathmill.grading import GradingPool
