@@ -1,22 +1,20 @@
 """Proof of a run by its files: every row that was asked for once, none malformed, each made as its set says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from mathmill.errors import UserError
-from mathmill.generation.parts import parts_of, whole_rows
+from mathmill.generation.parts import set_aside_by
 from mathmill.generation.sets import SampleSet, SetFolder, seed_of
 from mathmill.generation.shards import (
     Key,
-    SetAside,
     Shard,
     all_shards,
     keys_of,
     published,
-    set_aside_by,
     set_aside_file,
 )
 from mathmill.records import Problem, Solution
@@ -36,6 +34,7 @@ class Proof:
     num_to_come: int = 0
     num_shards_to_come: int = 0
     num_wrong: int = 0
+    has_damaged_shard: bool = False
     wrong: list[str] = field(default_factory=list)
     """The first of what is wrong, each with its file and line."""
 
@@ -59,13 +58,17 @@ class Proof:
         so_far = " so far: not finished" if self.num_to_come else ""
         head += f"; {wrong} wrong" if self.num_wrong else f"; nothing is wrong{so_far}"
         more = [f"and {self.num_wrong - len(self.wrong):,} more"] if self.num_wrong > len(self.wrong) else []
-        return [head, *(f"  {line}" for line in self.wrong + more)]
+        again = [
+            "a shard is made anew once its file, and one of its name in quarantine/, are moved out of the run "
+            "and the launch command is given again"
+        ]
+        return [head, *(f"  {line}" for line in self.wrong + more + (again if self.has_damaged_shard else []))]
 
 
-def verify_set(folder: SetFolder, codes: set[str], advance: Callable[[], None] = lambda: None) -> Proof:
+def verify_set(folder: SetFolder, codes: set[str]) -> Proof:
     """Read every published row of a set. `codes`: the hashes of the code that the run's jobs ran from.
 
-    One shard is in memory at a time. `advance` is called after each.
+    One shard is in memory at a time.
     """
     proof = Proof(folder.folder.name)
     try:
@@ -86,11 +89,12 @@ def verify_set(folder: SetFolder, codes: set[str], advance: Callable[[], None] =
             proof.found(str(problem))
             continue
         if shard.name in done:
+            before = proof.num_wrong
             _check_shard(proof, folder, shard, problems, check, keys, is_last=shard not in again)
+            proof.has_damaged_shard |= proof.num_wrong > before
         else:
             proof.num_shards_to_come += 1
             proof.num_to_come += len(keys)
-        advance()
     for name in sorted(done - {shard.name for shard in asked}):
         proof.found(f"{folder.folder / name}.jsonl: nobody asked for this shard")
     return proof
@@ -161,7 +165,7 @@ def _check_quarantine(
     """What the shard lacks must be set aside, and nothing else."""
     path = set_aside_file(folder, shard)
     try:
-        set_aside = [(row.problem_id, row.sample_index) for row in _all_set_aside(folder, shard)]
+        set_aside = [(row.problem_id, row.sample_index) for row in set_aside_by(folder, shard)]
     except UserError as problem:
         proof.found(str(problem))
         return
@@ -173,17 +177,6 @@ def _check_quarantine(
         proof.found(f"{path}: a row is here twice")
     if is_last:
         proof.num_set_aside += len(set(set_aside) - made)
-
-
-def _all_set_aside(folder: SetFolder, shard: Shard) -> list[SetAside]:
-    """Of a shard whose publisher was killed before it could write the shard's own file, the claimants' lists."""
-    settled = set_aside_by(folder, shard)
-    if settled:
-        return settled
-    made = {key for key, _ in whole_rows(folder.folder / f"{shard.name}.jsonl", Solution)}
-    lists = (whole_rows(part, SetAside) for part in parts_of(folder.quarantine, shard))
-    rows = {key: msgspec.json.decode(line, type=SetAside) for each in lists for key, line in each}
-    return [row for key, row in rows.items() if key not in made]
 
 
 def _rows(proof: Proof, path: Path) -> Iterator[tuple[int, Solution]]:

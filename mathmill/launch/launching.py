@@ -272,7 +272,7 @@ def _start(
     from mathmill.launch.snapshot import code_sha, snapshot
 
     if cluster.executor == "slurm":
-        from mathmill.launch.submit import require_slurm
+        from mathmill.launch.submit import require_slurm, submit
 
         require_slurm(cluster)
     prepare()
@@ -290,14 +290,16 @@ def _start(
                 return code
             continue
         try:
-            ids.setdefault(origin, []).append(_submit(path, job, cluster, run))
-        except UserError:
+            submitted = submit(path, job, cluster, run)
+        except BaseException:  # of Ctrl-C too: a job that Slurm took meanwhile ends at once without these files
             _take_back(path, run)
             if number and not job.after:
                 _cancel_newest(number, run)  # servers without clients would only wait
             elif was_cancelled:
                 cancelled.touch()
             raise
+        ids.setdefault(origin, []).append(submitted[0].partition("_")[0])
+        _show_submitted(path, job, submitted, run)
     if cluster.executor == "slurm":
         show(_next(run, ""))
     return 0
@@ -305,9 +307,10 @@ def _start(
 
 def _cancel_newest(number: int, run: "Run") -> None:
     """End the jobs that this launch submitted before one was refused."""
-    from mathmill.launch.status import cancel_jobs, job_states
+    from mathmill.launch.status import cancel_jobs
+    from mathmill.launch.submissions import submissions
 
-    cancel_jobs(job_states(run)[-number:])
+    cancel_jobs(submissions(run)[-number:])
 
 
 def _take_back(path: Path, run: "Run") -> None:
@@ -341,15 +344,10 @@ def _run_here(path: Path, job: "Job", run: "Run") -> int:
     return code
 
 
-def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> str:
-    """Submit one script; Slurm's id of the job, or of the array."""
-    from mathmill.launch.submit import submit
-
-    ids = submit(path, job, cluster, run)
+def _show_submitted(path: Path, job: "Job", ids: list[str], run: "Run") -> None:
     shown = f"{ids[0].split('_')[0]} ({count(len(ids), 'task')}: {ids[0]} to {ids[-1]})" if job.is_array else ids[0]
     log = run.logs / f"{job.name}.{ids[0]}.log"
     show([("script", _near(path)), ("job id", shown), ("log", f"tail -F {_near(log)}")])
-    return ids[0].partition("_")[0]
 
 
 def _next(run: "Run", stop_first: str) -> list[tuple[str, str | list[str]]]:

@@ -76,6 +76,11 @@ class JobState:
         return [task for task in self.tasks if task.state in LIVE]
 
     @property
+    def may_be_live(self) -> bool:
+        """Whether a task is queued or runs, for all that is known."""
+        return any(task.state in {*LIVE, "UNKNOWN"} for task in self.tasks)
+
+    @property
     def failed(self) -> list[TaskState]:
         return [task for task in self.tasks if task.state in FAILED]
 
@@ -99,17 +104,17 @@ def live_jobs(run: Run) -> list[JobState]:
     return [job for job in job_states(run) if job.live]
 
 
-def cancel_jobs(jobs: Iterable[JobState]) -> None:
-    """End what is queued or runs: one scancel for all of Slurm's, TERM to the scripts here."""
-    live = [job for job in jobs if job.live]
-    ids = [job.submission.job_id for job in live if job.submission.executor == "slurm"]
+def cancel_jobs(jobs: Iterable[Submission]) -> None:
+    """End what is queued or runs of these: one scancel for all of Slurm's, TERM to the scripts here."""
+    jobs = list(jobs)
+    ids = [job.job_id for job in jobs if job.executor == "slurm"]
     if ids:
-        answer = subprocess.run(["scancel", *ids], capture_output=True, text=True)
+        answer = subprocess.run(["scancel", "--quiet", *ids], capture_output=True, text=True)  # quiet: some may be over
         if answer.returncode:
             raise UserError(f"scancel {' '.join(ids)} failed: {answer.stderr.strip()}")
-    for job in live:
-        for task in job.submission.local:
-            if lives(task, job.submission.host):
+    for job in jobs:
+        for task in job.local:
+            if lives(task, job.host):
                 os.kill(task.pid, signal.SIGTERM)
 
 

@@ -221,7 +221,14 @@ def stay(child: Child, server: Server, duty: Duty) -> int:
 
 def run_first(options: ServerOptions, place: Place, kind: Kind) -> int:
     """Start the server and stay with it; its exit code. One of a pool that ends unasked says why, for all to see."""
-    duty = Duty(place.address, place.launch, options.pool, drain_s=options.drain_s, idle_minutes=options.idle_minutes)
+    duty = Duty(
+        place.address,
+        place.launch,
+        options.pool,
+        restart=place.restart,
+        drain_s=options.drain_s,
+        idle_minutes=options.idle_minutes,
+    )
     times = ServerTimes(place.servers.parent, place.job, place.restart)
     try:
         with Child() as child:

@@ -97,6 +97,7 @@ def test_one_that_nobody_comes_to_ends_and_one_with_a_worker_stays(step):
             (workers / "somebody").touch()
             time.sleep(0.5)
         assert process.poll() is None
+        assert (step.run / "progress" / "77").read_text() == "0\n"  # this start was of use
         (workers / "somebody").unlink()
         assert process.wait(15) == 0
     assert "no worker of the run lived for 0.05 minutes" in gone(step)
@@ -111,6 +112,10 @@ def test_garbage_among_the_files_is_passed_over(tmp_path):
     (tmp_path / "jobs").mkdir()
     for name, text in {"a": "[]", "b": "{", "c": '{"server": {"pool": "tiny"}}', "d": '{"server": null}'}.items():
         (tmp_path / "jobs" / f"{name}.json").write_text(text)
+    lines = [f'{{"name":"{name}"}}' for name in ("a", "b", "c", "d", "lost")]
+    (tmp_path / "jobs" / "submitted.jsonl").write_text("\n".join([*lines, "[]", "{", '{"name":']))
     assert list(announced(tmp_path, "tiny")) == ["1"]
     assert gone_servers(tmp_path) == {}
+    assert dict(launches_of(tmp_path / "jobs", "tiny")) == {"c": 1}
+    (tmp_path / "jobs" / "never-submitted.json").write_text('{"server": {"pool": "tiny"}}')
     assert dict(launches_of(tmp_path / "jobs", "tiny")) == {"c": 1}
