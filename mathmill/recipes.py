@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -15,6 +15,7 @@ from mathmill.generation.sets import Sampling
 from mathmill.paths import shipped
 from mathmill.problems import evenly_spaced
 from mathmill.records import Problem
+from mathmill.selection.options import Output
 
 BASE = "base"
 """What a student is called before any training."""
@@ -25,7 +26,7 @@ class SampleSetRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     problems: str
     prompt: str
-    num_samples: int
+    num_samples: Annotated[int, msgspec.Meta(ge=1)]
     strategy: str = ""
     """Its name in the coverage report."""
     masks: str | None = None
@@ -62,6 +63,11 @@ class EvaluationRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     settings: Literal["openmathinstruct-1", "openmathinstruct-2"] = "openmathinstruct-1"
     control: str | None = None
     """The training set whose students the others are compared with."""
+
+
+def sft_prompt_of(one: TrainingSetRecipe) -> str:
+    """The prompt that students of a training set are taught with."""
+    return str(one.written.get("sft_prompt", Output.sft_prompt))
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,8 +166,36 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise UserError(f"{path}: no yaml: {' '.join(str(problem).split())}") from None
     except msgspec.ValidationError as problem:
         raise UserError(f"{path}: {problem}; recipes/README.md says what a recipe holds") from None
+    _check_sampling(path, content["sampling"], recipe)
     _check_names(path, recipe)
     return replace(recipe, name=path.stem)
+
+
+def _check_sampling(path: Path, content: dict[str, Any], recipe: Recipe) -> None:
+    """UserError for a key that is not known, and for numbers that nothing can be sampled with."""
+    sampling = recipe.sampling
+    if unknown := sorted(set(content) - set(Sampling.__struct_fields__)):
+        close = difflib.get_close_matches(unknown[0], Sampling.__struct_fields__, n=1)
+        meant = f"; did you mean '{close[0]}'?" if close else f". Known: {', '.join(Sampling.__struct_fields__)}"
+        raise UserError(f"{path}: sampling has no key '{unknown[0]}'{meant}")
+    bounds = {
+        "temperature": (0 <= sampling.temperature < math.inf, "at least 0"),
+        "top_p": (0 < sampling.top_p <= 1, "above 0 and at most 1"),
+        "code_timeout_s": (0 < sampling.code_timeout_s < math.inf, "above 0"),
+        "max_code_executions": (sampling.max_code_executions >= 0, "at least 0"),
+        **{
+            name: (getattr(sampling, name) >= 1, "at least 1")
+            for name in ("max_tokens", "max_tokens_per_round", "max_output_characters")
+        },
+    }
+    for name, (is_right, said) in bounds.items():
+        if not is_right:
+            raise UserError(f"{path}: sampling.{name} must be {said}, not {getattr(sampling, name)}")
+    for name, one in {**recipe.masks, **recipe.samples, **recipe.masked_samples}.items():
+        if sampling.temperature == 0 and one.num_samples > 1:
+            raise UserError(
+                f"{path}: sampling.temperature 0 would make {one.num_samples} equal solutions in set {name}"
+            )
 
 
 def _check_names(path: Path, recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ The report step of a recipe's job: python -m mathmill.evaluation.students RUN/jo
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +31,29 @@ class StudentsWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The training set that the others are compared with."""
     sets: dict[str, int]
     """The sample sets of all these models, and the samples asked for of each problem."""
+    rows: dict[str, int | None] = {}
+    """Training set to the rows that were asked for; None: all there are."""
+
+
+class Taught(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is of a training set."""
+
+    rows: int
+    correct: int
+    asked: int | None = None
+    """Rows that were asked for, where that was said."""
+
+    def text(self) -> str:
+        fewer = f" of {self.asked:,} asked" if self.asked is not None and self.rows < self.asked else ""
+        share = f"{100 * self.correct / self.rows:.1f}% correct" if self.rows else "none correct"
+        return f"{self.rows:,}{fewer}\n{share}"
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """`RUN/reports/students/students.json`: what was asked for, and what came out."""
 
     work: StudentsWork
+    training_sets: dict[str, Taught]
     lines: "list[Line]"
 
 
@@ -78,13 +95,31 @@ def report_students(work: StudentsWork, run: Run) -> None:
 
     results = evaluate_runs([run], sets=list(work.sets))
     lines = lines_of_students(work, results)
-    table = students_table(work, lines)
+    taught = {name: taught_of(run, name, asked) for name, asked in work.rows.items()}
+    table = students_table(work, lines, taught)
     tables = tables_of(results, None, students=table)
     folder = report_folder(run)
     page = write_report(results, tables, folder, most_solutions=4, page_bytes=2 << 20)
     print_table(table)
-    write_whole(folder / "students.json", msgspec.json.format(msgspec.json.encode(Report(work=work, lines=lines))))
+    report = Report(work=work, training_sets=taught, lines=lines)
+    write_whole(folder / "students.json", msgspec.json.format(msgspec.json.encode(report)))
     print(f"\nreport   {page}", flush=True)
+
+
+def taught_of(run: Run, name: str, asked: int | None) -> Taught:
+    """Count the rows of a training set of the run."""
+    from mathmill.records import read_records
+    from mathmill.selection.work import training_set_folder
+
+    rows = correct = 0
+    for row in read_records(training_set_folder(run, name) / "train.jsonl", _Row):
+        rows += 1
+        correct += row.is_correct is True
+    return Taught(rows=rows, correct=correct, asked=asked)
+
+
+class _Row(msgspec.Struct):
+    is_correct: bool | None = None
 
 
 def lines_of_students(work: StudentsWork, results: "Sequence[Evaluated]") -> list[Line]:
@@ -128,11 +163,11 @@ def _lines_of(work: StudentsWork, by_model: "dict[str, Evaluated]", metric: str)
     return lines
 
 
-def students_table(work: StudentsWork, lines: Sequence[Line]) -> "Table":
+def students_table(work: StudentsWork, lines: Sequence[Line], taught: Mapping[str, Taught]) -> "Table":
     """The lines as a table; its note says in words what they carry."""
     from mathmill.evaluation.tables import Table, percent
 
-    heads = ["benchmark", "metric", "trained on", "accuracy", "each seed", "minus before"]
+    heads = ["benchmark", "metric", "trained on", "rows", "accuracy", "each seed", "minus before"]
     if work.control is not None:
         heads.append(f"minus {work.control}")
     rows = []
@@ -143,6 +178,7 @@ def students_table(work: StudentsWork, lines: Sequence[Line]) -> "Table":
             line.benchmark,
             line.metric,
             name,
+            taught[line.group].text() if line.group in taught else "–",
             _with_ends(line.share),
             seeds,
             _with_ends(line.less_base, signed=True),
@@ -153,7 +189,16 @@ def students_table(work: StudentsWork, lines: Sequence[Line]) -> "Table":
         "group; a few seeds tell little of how much other seeds would differ, one tells nothing. "
         "Teacher and selection were drawn once."
     )
-    return Table("Students, before and after", heads, rows, "\n".join([*claims(work, lines), how]))
+    return Table("Students, before and after", heads, rows, "\n".join([*claims(work, lines), *fewer(taught), how]))
+
+
+def fewer(taught: Mapping[str, Taught]) -> list[str]:
+    """A sentence for each training set that has not as many rows as were asked for."""
+    return [
+        f"Training set {name} has {one.rows:,} rows; {one.asked:,} were asked for, and there were no more."
+        for name, one in taught.items()
+        if one.asked is not None and one.rows < one.asked
+    ]
 
 
 def claims(work: StudentsWork, lines: Sequence[Line]) -> list[str]:

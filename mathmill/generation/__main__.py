@@ -23,11 +23,6 @@ def main() -> int:
     hide_environment()
     options = msgspec.convert(section(sys.argv[1], "generation"), WorkerOptions)
     run = Run(Path(os.environ["MATHMILL_RUN"]))
-    for needed in options.needs:
-        if not (run.folder / needed).exists():
-            raise UserError(
-                f"no {run.folder / needed}: the job before did not end well; the same launch command goes on"
-            )
     try:
         code = asyncio.run(run_worker(run, options))
     except OSError as problem:  # a full disk, a file system that failed, a sandbox that died

@@ -21,7 +21,5 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_in_flight: int = 256
     patience_s: float = 300.0
     drain_s: float = 240.0
-    needs: list[str] = []
-    """Files of the run that an earlier job has to have made, or nothing begins."""
     sums_up: bool = True
     """Whether the worker that finds the run finished reads all rows and prints the table."""

@@ -72,6 +72,8 @@ class Job:
     starts finished something. None: main does not say."""
     after: tuple[str, ...] = ()
     """Names of earlier jobs of the same launch, or ids of Slurm's, that have to end before it begins, well or not."""
+    needs: tuple[str, ...] = ()
+    """Paths in the run, which earlier jobs make: without them it ends before any of its steps starts."""
     cpus: int | None = None
     """CPUs that it wants on each node, where it has no GPUs; None: a few."""
 

@@ -1,6 +1,7 @@
 """A recipe as it is asked for: its options, its stages, how far each is, and the jobs that would do the rest."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from mathmill.launch.job import Job, Step
 from mathmill.launch.show import count
 from mathmill.problems import load_problems
 from mathmill.prompts import load_prompt
-from mathmill.recipes import Recipe, SampleSetRecipe, some_of
+from mathmill.recipes import Recipe, SampleSetRecipe, sft_prompt_of, some_of
 from mathmill.records import Problem, read_records
 from mathmill.run import Run
 from mathmill.selection.coverage import CoverageWork
@@ -64,8 +65,8 @@ class Plan:
     """Candidates for masks, and samples that need none."""
     masked: dict[str, PlannedSet]
     """As they would be if every problem got a masked solution; as they are where they have been made."""
-    students: "Students | None"
-    stages: list[Stage]
+    students: "Students | None" = None
+    stages: tuple[Stage, ...] = ()
 
     @property
     def evaluations(self) -> list[PlannedSet]:
@@ -92,19 +93,19 @@ def plan_recipe(options: RunRecipeOptions, recipe: Recipe, cluster: Cluster) -> 
         name: planned(name, one, masked_problems(run, one, problems[one.problems]))
         for name, one in recipe.masked_samples.items()
     }
-    stages = list(stages_of(recipe, run, model, sets, masked, options, cluster))
-    students = None
-    if recipe.students is not None:
-        from mathmill.stages.students import plan_students, stages_of_students
+    plan = Plan(recipe=recipe, run=run, model=model, sets=sets, masked=masked)
+    stages = tuple(stages_of(plan, options, cluster))
+    if recipe.students is None:
+        return replace(plan, stages=stages)
+    from mathmill.stages.students import plan_students, stages_of_students
 
-        students = plan_students(recipe, run, options, cluster)
-        if model.name in students.sets:
-            raise UserError(
-                f"the teacher is called {model.name}, as a student of this recipe is; give it another name in {cluster.file}"
-            )
-        before, *after = stages_of_students(students, options, cluster)
-        stages = [before, *stages, *after]
-    return Plan(recipe=recipe, run=run, model=model, sets=sets, masked=masked, students=students, stages=stages)
+    students = plan_students(recipe, run, options, cluster)
+    if model.name in students.sets:
+        raise UserError(
+            f"the teacher is called {model.name}, as a student of this recipe is; give it another name in {cluster.file}"
+        )
+    before, *after = stages_of_students(students, options, cluster)
+    return replace(plan, students=students, stages=(before, *stages, *after))
 
 
 def masked_problems(run: Run, one: SampleSetRecipe, problems: list[Problem]) -> list[Problem]:
@@ -115,21 +116,14 @@ def masked_problems(run: Run, one: SampleSetRecipe, problems: list[Problem]) -> 
     return [msgspec.structs.replace(problem, masked_reference_solution=MASKING) for problem in problems]
 
 
-def stages_of(
-    recipe: Recipe,
-    run: Run,
-    model: Model,
-    sets: list[PlannedSet],
-    masked: dict[str, PlannedSet],
-    options: RunRecipeOptions,
-    cluster: Cluster,
-):
-    """The stages in their order, those of masks only where the recipe has any."""
+def stages_of(plan: Plan, options: RunRecipeOptions, cluster: Cluster) -> Iterator[Stage]:
+    """The stages of the dataset in their order, those of masks only where the recipe has any."""
+    recipe, run, sets, masked = plan.recipe, plan.run, plan.sets, plan.masked
 
     def sampling(name: str, makes: str, work: Samples, runs_code: bool, needs: list[str], after: str = "") -> Stage:
-        job = generation_job(options, model, work, cluster, runs_code)
-        told = {**job.options["generation"], "needs": needs, "sums_up": False}
-        job = replace(job, name=name, options={**job.options, "generation": told})
+        job = generation_job(options, plan.model, work, cluster, runs_code)
+        told = {**job.options["generation"], "sums_up": False}
+        job = replace(job, name=name, options={**job.options, "generation": told}, needs=tuple(needs))
         done = work.num_rows - work.rows_left
         return Stage(
             name=name, makes=makes, done=done, of=work.num_rows, unit="samples",
@@ -205,7 +199,7 @@ def training_work(name: str, recipe: Recipe) -> TrainingSetWork:
         choice=one.choice,
         written=one.written,
         licence=one.licence,
-        prompt=load_prompt(str(one.written.get("sft_prompt", "code_sft"))),
+        prompt=load_prompt(sft_prompt_of(one)),
     )
     check_options(work)
     return work

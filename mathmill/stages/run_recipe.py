@@ -114,6 +114,8 @@ def work_lines(plan: Plan, options: RunRecipeOptions) -> list[tuple[str, str]]:
         ("model", f"{plan.model.name}, temperature {plan.recipe.sampling.temperature:g}"),
     ]
     if plan.students is not None:
+        from mathmill.stages.students import other_prompts
+
         sft, one = plan.students.sft, plan.students.students[0].trainer
         lines.append(
             (
@@ -123,6 +125,8 @@ def work_lines(plan: Plan, options: RunRecipeOptions) -> list[tuple[str, str]]:
                 f"{', '.join(wanted.benchmark.title for wanted in plan.students.wanted)} before and after",
             )
         )
+        lines.append(("memory", f"{plan.students.memory}, of a student's training"))
+        lines += [("warning", text) for text in other_prompts(plan.students)]
     if plan.model.name in plan.recipe.variants:
         lines.append(("note", plan.recipe.variants[plan.model.name].description))
     return lines

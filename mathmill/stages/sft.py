@@ -332,20 +332,24 @@ def summary_lines(
             f"batch {trainer.global_batch} = {dp} x {trainer.micro_batch} x {accumulation} accumulated",
         ),
     ]
-    memory = memory_estimate(shape, trainer, processes)
-    estimate = memory.text("GPU" if trainer.device == "cuda" else "process")
-    fits = ""
-    if trainer.device == "cuda" and cluster.gpu_memory_gb is not None:
-        share = memory.total / 1e9 / cluster.gpu_memory_gb
-        fits = f"; {share:.0%} of {cluster.gpu_memory_gb:g} GB"
-        if share > 1:
-            raise UserError(
-                f"estimated {estimate}, more than the {cluster.gpu_memory_gb:g} GB of {cluster.file}; raise --tensor_parallel or "
-                "--pipeline_parallel, or lower --micro_batch"
-            )
-    lines.append(("memory", f"about {estimate}{fits}"))
+    lines.append(("memory", memory_line(trainer, shape, cluster, processes)))
     lines.append(("work", _work(trainer, shape, cluster, processes, rows)))
     return lines
+
+
+def memory_line(trainer: TrainerOptions, shape: ModelShape, cluster: Cluster, processes: int) -> str:
+    """The memory of a GPU or a process as estimated. UserError where the cluster's GPUs have less."""
+    memory = memory_estimate(shape, trainer, processes)
+    estimate = memory.text("GPU" if trainer.device == "cuda" else "process")
+    if trainer.device != "cuda" or cluster.gpu_memory_gb is None:
+        return f"about {estimate}"
+    share = memory.total / 1e9 / cluster.gpu_memory_gb
+    if share > 1:
+        raise UserError(
+            f"estimated {estimate}, more than the {cluster.gpu_memory_gb:g} GB of {cluster.file}; raise tensor_parallel or "
+            "pipeline_parallel, or lower micro_batch"
+        )
+    return f"about {estimate}; {share:.0%} of {cluster.gpu_memory_gb:g} GB"
 
 
 def _work(trainer: TrainerOptions, shape: ModelShape, cluster: Cluster, processes: int, rows: int | None) -> str:

@@ -12,16 +12,18 @@ from mathmill.evaluation.students import StudentsWork, reported
 from mathmill.files import write_whole
 from mathmill.launch.cluster import Cluster, Model, resolve_model
 from mathmill.launch.job import Job, Step
-from mathmill.recipes import BASE, Recipe, StudentsRecipe
+from mathmill.prompts import load_prompt
+from mathmill.recipes import BASE, Recipe, StudentsRecipe, sft_prompt_of
 from mathmill.run import Run
 from mathmill.selection.work import training_set_folder
 from mathmill.stages.evaluation import EvaluationOptions, Wanted, benchmark_words, plan_benchmark, wanted_of
 from mathmill.stages.export_checkpoint import SHARD_GB, shard_bytes, weights_job
 from mathmill.stages.recipe_stage import Stage
-from mathmill.stages.sampling import PlannedSet, SamplingOptions, generation_job, work_of_all
+from mathmill.stages.sampling import PlannedSet, SamplingOptions, Work, generation_job, work_of_all
 from mathmill.stages.sft import (
     SftOptions,
     finished_steps,
+    memory_line,
     model_folder,
     processes_per_node,
     refuse_other_options,
@@ -57,6 +59,8 @@ class Students:
     base: Model
     sft: SftRecipe
     per_node: int
+    memory: str
+    """What one of a training's processes takes, as estimated."""
     students: list[Student]
     wanted: list[Wanted]
     sets: dict[str, list[PlannedSet]]
@@ -75,10 +79,10 @@ def plan_students(recipe: Recipe, run: Run, options: SamplingOptions, cluster: C
         for name in told.training_sets
         for seed in told.seeds
     ]
-    for wrong in mistakes(
-        shape_for(sft, model_folder(sft, cluster)), students[0].trainer, per_node * sft.num_nodes, per_node
-    ):
+    shape, processes = shape_for(sft, model_folder(sft, cluster)), per_node * sft.num_nodes
+    for wrong in mistakes(shape, students[0].trainer, processes, per_node):
         raise UserError(f"recipe {recipe.name}, students: {wrong}")
+    memory = memory_line(students[0].trainer, shape, cluster, processes)
     refuse_other_students(run, what_students_are(recipe, sft, base))
     for student in students:
         refuse_other_options(run, student.trainer, f"training-{student.label}")
@@ -91,8 +95,9 @@ def plan_students(recipe: Recipe, run: Run, options: SamplingOptions, cluster: C
         for label in (BASE, *(student.label for student in students))
     }
     return Students(
-        recipe=recipe, run=run, base=base, sft=sft, per_node=per_node, students=students, wanted=wanted, sets=sets
-    )
+        recipe=recipe, run=run, base=base, sft=sft, per_node=per_node, memory=memory, students=students, wanted=wanted,
+        sets=sets,
+    )  # fmt: skip
 
 
 def sft_recipe_of(told: StudentsRecipe, name: str) -> SftRecipe:
@@ -155,6 +160,20 @@ def keep_students(planned: Students) -> None:
     write_whole(path, msgspec.yaml.encode(now))
 
 
+def other_prompts(planned: Students) -> list[str]:
+    """What is to be said where students are asked with another prompt than the one that they learn from."""
+    said = []
+    for name in dict.fromkeys(one.training_set for one in planned.students):
+        learnt = load_prompt(sft_prompt_of(planned.recipe.training_sets[name]))
+        asked = {one.sample_set.prompt.name: one.sample_set.prompt for one in planned.sets[BASE]}
+        if differing := [prompt.name for prompt in asked.values() if prompt.sha != learnt.sha]:
+            said.append(
+                f"students learn {name} with prompt {learnt.name} (written.sft_prompt) and are evaluated with "
+                f"{', '.join(differing)}"
+            )
+    return said
+
+
 def exported_student(run: Run, label: str) -> Path:
     return run.folder / "exported" / label
 
@@ -166,7 +185,12 @@ def stages_of_students(planned: Students, options: SamplingOptions, cluster: Clu
     yield base
     left = [one for one in planned.students if finished_steps(Path(one.trainer.folder)) < (one.trainer.steps or 1)]
     trainings = [
-        replace(training_job(one.trainer, planned.sft, planned.per_node), name=f"training-{one.label}") for one in left
+        replace(
+            training_job(one.trainer, planned.sft, planned.per_node),
+            name=f"training-{one.label}",
+            needs=(str(Path(one.trainer.data[0]).relative_to(run.folder)),),
+        )
+        for one in left
     ]
     yield Stage(
         name="training", makes="students", done=number - len(left), of=number, unit="models",
@@ -200,20 +224,28 @@ def _evaluation(
     after: tuple[str, ...] = (),
 ) -> Stage:
     """A job for each of these models, with a server of its own."""
-    own_server = replace(options, server=None, server_address=None, server_jobs=0, client_jobs=1)
     works = {label: work_of_all(planned.sets[label]) for label in labels}
+    unfinished = [label for label, work in works.items() if work.shards_left]
     jobs = []
-    for label in (label for label, work in works.items() if work.shards_left):
+    for label in unfinished:
+        num_jobs = tasks_of_evaluation(works[label], len(unfinished), options)
+        own_server = replace(options, server=None, server_address=None, server_jobs=0, client_jobs=1, num_jobs=num_jobs)
         folder = planned.base.path if label == BASE else str(exported_student(planned.run, label))
         model = replace(planned.base, name=label, path=folder)
         runs_code = any(one.sample_set.prompt.code for one in planned.sets[label])
         job = generation_job(own_server, model, works[label], cluster, runs_code)
-        needs = [] if label == BASE else [f"exported/{label}/config.json"]
-        section = {**job.options["generation"], "needs": needs, "sums_up": False}
-        jobs.append(replace(job, name=f"evaluation-{label}", options={**job.options, "generation": section}))
+        needs = () if label == BASE else (f"exported/{label}/config.json",)
+        section = {**job.options["generation"], "sums_up": False}
+        sections = {**job.options, "generation": section}
+        jobs.append(replace(job, name=f"evaluation-{label}", options=sections, needs=needs))
     rows, left = sum(one.num_rows for one in works.values()), sum(one.rows_left for one in works.values())
     makes = ", ".join(one.benchmark.title for one in planned.wanted)
     return Stage(name=name, makes=makes, done=rows - left, of=rows, unit="solutions", jobs=tuple(jobs), needs=after)
+
+
+def tasks_of_evaluation(work: Work, num_models: int, options: SamplingOptions) -> int:
+    """Tasks for one of several models: a share of those asked for, each with enough to fill its server once."""
+    return max(1, min(options.num_jobs // num_models, work.rows_left // options.max_in_flight))
 
 
 def _export_job(students: list[Student], run: Run) -> Job:
@@ -232,4 +264,5 @@ def _report_work(planned: Students) -> StudentsWork:
     for one in planned.students:
         groups.setdefault(one.training_set, []).append(one.label)
     sets = {one.sample_set.name: one.num_samples for each in planned.sets.values() for one in each}
-    return StudentsWork(base=BASE, students=groups, control=planned.recipe.evaluation.control, sets=sets)
+    rows = {name: planned.recipe.training_sets[name].choice.get("num_samples") for name in groups}
+    return StudentsWork(base=BASE, students=groups, control=planned.recipe.evaluation.control, sets=sets, rows=rows)

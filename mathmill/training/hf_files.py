@@ -123,12 +123,14 @@ def write_folder(
 ) -> None:
     """Write a whole Hugging Face folder, or nothing: shards, index, and the small files of `like`.
 
-    One tensor is in memory at a time. The folder appears under its name when all of it is on disk.
+    One tensor is in memory at a time. The folder appears under its name when all of it is on disk; what killed writers of it
+    left goes then: before, nobody can tell whether they live on another node, and afterwards nobody needs theirs.
     """
     if target.exists():
         raise UserError(f"{target} is there already; remove it, or name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{unique_name()}")
+    beginning = f".{target.name}~"
+    beside = target.with_name(beginning + unique_name())
     try:
         beside.mkdir()
         shards = split_into_shards(entries, max_shard_bytes)
@@ -145,6 +147,13 @@ def write_folder(
             write_whole(beside / INDEX, json.dumps(index, indent=2) + "\n")
         copy_small_files(like, beside, next(iter(entries.values())).dtype)
         os.rename(beside, target)
+        for path in target.parent.iterdir():
+            if path.name.startswith(beginning) and "~" not in path.name.removeprefix(beginning):
+                shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        if not target.exists():
+            raise
+        say(f"{target} is there: another process made it meanwhile")
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

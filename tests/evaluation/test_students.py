@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mathmill.evaluation.intervals import difference_of_groups, mean_of_group
-from mathmill.evaluation.students import Line, StudentsWork, claims, students_table
+from mathmill.evaluation.students import Line, StudentsWork, Taught, claims, students_table
 
 WORK = StudentsWork(base="base", students={"selected": ["a", "b"], "all": ["c", "d"]}, control="all", sets={})
 shares = st.integers(1, 40).flatmap(
@@ -76,7 +76,17 @@ def test_the_sentences_claim_what_the_intervals_carry(less_base, less_control, s
 
 
 def test_the_table_has_a_row_a_group_with_every_seed():
-    table = students_table(WORK, [line("base"), line("selected", (0.5, 0.4, 0.6), (0.0, -0.1, 0.1))])
+    lines = [line("base"), line("selected", (0.5, 0.4, 0.6), (0.0, -0.1, 0.1))]
+    table = students_table(WORK, lines, {"selected": Taught(rows=1200, correct=1000, asked=1200)})
     assert [row[2] for row in table.rows] == ["nothing (before)", "selected"]
-    assert table.rows[1][4] == "50.0 60.0" and table.rows[0][5] == "–"
-    assert table.heads[-1] == "minus all"
+    assert [row[3] for row in table.rows] == ["–", "1,200\n83.3% correct"]
+    assert table.rows[1][5] == "50.0 60.0" and table.rows[0][6] == "–"
+    assert table.heads[-1] == "minus all" and "asked for" not in table.note
+
+
+def test_a_training_set_with_fewer_rows_than_asked_for_is_told():
+    taught = {"selected": Taught(rows=900, correct=900, asked=1200), "all": Taught(rows=0, correct=0)}
+    table = students_table(WORK, [line("base"), line("selected", UP, UP), line("all", UP)], taught)
+    assert [row[3] for row in table.rows] == ["–", "900 of 1,200 asked\n100.0% correct", "0\nnone correct"]
+    assert "Training set selected has 900 rows; 1,200 were asked for" in table.note
+    assert "Training set all" not in table.note

@@ -81,6 +81,19 @@ def leftovers(run: Run) -> list[Path]:
     return [path for job in ids if (path := Path(f"/tmp/mathmill-{job}")).exists()] + list(run.servers.iterdir())
 
 
+def test_a_job_without_what_an_earlier_one_makes_starts_nothing_and_says_what_is_missing(run: Run, capfd):
+    job = replace(toy_job(server={}), needs=("exported/a model/config.json",))
+
+    assert run_here(script_of(job, HERE, run), 1, run) == 2
+
+    said = capfd.readouterr()
+    assert f"no {run.folder}/exported/a model/config.json: the job that makes it did not end well" in said.err
+    assert "the same launch command goes on" in said.err and said.out == "" and not server_log(run)
+    (run.folder / "exported" / "a model").mkdir(parents=True)
+    (run.folder / "exported" / "a model" / "config.json").touch()
+    assert run_here(script_of(job, HERE, run), 1, run) == 0
+
+
 def test_steps_run_side_by_side_and_main_decides_the_exit_code(run: Run, capfd: pytest.CaptureFixture[str]):
     script = script_of(toy_job(main={"code": 5}, server={}), HERE, run)
 

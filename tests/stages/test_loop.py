@@ -7,11 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mathmill.errors import UserError
+from mathmill.launch.cluster import load_cluster
+from mathmill.recipes import load_recipe
+from mathmill.stages.recipe_plan import Plan, RunRecipeOptions, plan_recipe
+from mathmill.stages.sampling import Work
+from mathmill.stages.students import other_prompts, tasks_of_evaluation
 from tests.stages.test_main_job import REPO, pipeline, slurm_cluster
 
 RUN = Path("runs/tiny-words")
@@ -112,6 +119,49 @@ def test_a_mistake_about_students_is_one_line_before_anything_is_made(change, sa
     done = pipeline("run_recipe", tiny_recipe(**change), check=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     assert not Path("runs").exists()
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, recipe: str, num_jobs: int = 1, **site: object) -> Plan:
+    monkeypatch.chdir(REPO)  # where the clusters are; nothing is written
+    options = RunRecipeOptions(model="words", run=f"never-{os.getpid()}", num_jobs=num_jobs)
+    return plan_recipe(options, load_recipe(recipe), replace(load_cluster("local"), **site))
+
+
+def test_students_that_do_not_fit_the_gpus_are_refused_before_anything_is_made(workdir, monkeypatch):
+    path = Path(tiny_recipe(options={"device": "cuda", "precision": "bf16"})).resolve()
+    fits = planned(monkeypatch, str(path), gpus_per_node=2, gpu_memory_gb=80.0)
+    assert fits.students is not None and "% of 80 GB" in fits.students.memory
+    with pytest.raises(UserError, match=r"more than the 0\.001 GB of .*; raise tensor_parallel"):
+        planned(monkeypatch, str(path), gpus_per_node=2, gpu_memory_gb=0.001)
+
+
+def test_an_evaluation_has_no_more_tasks_than_fill_its_server_once(monkeypatch):
+    tasks = {job.name: job.tasks for stage in planned(monkeypatch, "quickstart", 128).stages for job in stage.jobs}
+    assert tasks["samples"] == 128 and tasks["evaluation-base"] == tasks["evaluation-selected-seed0"] == 1
+    many = Work(num_shards=128, num_rows=65_000, shards_left=128, rows_left=65_000)
+    assert tasks_of_evaluation(many, 1, RunRecipeOptions(num_jobs=128)) == 128
+    assert tasks_of_evaluation(many, 6, RunRecipeOptions(num_jobs=128)) == 21
+    assert tasks_of_evaluation(many, 6, RunRecipeOptions(num_jobs=1)) == 1
+
+
+def test_what_an_evaluation_and_a_training_need_is_looked_for_before_they_start(monkeypatch):
+    needs = {job.name: job.needs for stage in planned(monkeypatch, "quickstart").stages for job in stage.jobs}
+    assert needs["evaluation-base"] == needs["samples"] == ()
+    assert needs["training-selected-seed0"] == ("data/selected/sft.jsonl",)
+    assert needs["evaluation-selected-seed0"] == ("exported/selected-seed0/config.json",)
+
+
+def test_students_that_are_asked_with_another_prompt_than_they_learn_from_are_warned_of(workdir, monkeypatch):
+    path = Path(tiny_recipe()).resolve()
+    same = planned(monkeypatch, str(path)).students
+    assert same is not None and other_prompts(same) == []
+    path.write_text(
+        path.read_text().replace("  unselected:\n", "  unselected:\n    written: {sft_prompt: text_base}\n", 1)
+    )
+    other = planned(monkeypatch, str(path)).students
+    assert other is not None and other_prompts(other) == [
+        "students learn unselected with prompt text_base (written.sft_prompt) and are evaluated with code_sft"
+    ]
 
 
 @pytest.mark.trial

@@ -111,6 +111,10 @@ def test_a_recipe_on_a_real_cluster_is_planned_in_four_jobs(workdir):
     ("s/^sampling:/samplings:/", "samplings"),
     ("s/num_samples: 512000/num_sample: 512000/", "no option 'num_sample'"),
     ("s/^model: .*/model: [/", "no yaml"),
+    ("s/^  temperature:/  temprature: 1\\n  temperature:/", "did you mean 'temperature'?"),
+    ("s/^  top_p: .*/  top_p: 0/", "sampling.top_p must be above 0 and at most 1, not 0"),
+    ("s/^  temperature: .*/  temperature: 0/", "would make 8 equal solutions in set masks-gsm8k"),
+    ("s/prompt: mask_base@competition_code, num_samples: 8/prompt: mask_base@competition_code, num_samples: 0/", "num_samples"),
 ])  # fmt: skip
 @pytest.mark.slow
 def test_a_mistake_in_a_recipe_is_one_line(change, said, workdir, repo):

@@ -101,6 +101,33 @@ def test_a_folder_in_shards_reads_the_same_and_appears_whole_or_not_at_all(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards"]
 
 
+def test_what_killed_writers_of_a_folder_left_goes_once_it_is_whole_and_nothing_else_does(tmp_path: Path):
+    for name in (
+        ".kept~node-1-0a1b2c3d",
+        ".kept~b.node-2-0a1b2c3d",
+        ".kept.more~node-1-0a1b2c3d",
+        ".kept~more~node-1-0a",
+    ):
+        (tmp_path / name / "x").mkdir(parents=True)
+    folder_of(tmp_path / "kept", {"a": torch.ones(2)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".kept.more~node-1-0a1b2c3d",
+        ".kept~more~node-1-0a",
+        "kept",
+    ]
+
+
+def test_of_two_writers_of_a_folder_the_second_lets_the_first_one_be(tmp_path: Path):
+    def meanwhile(name: str) -> "torch.Tensor":
+        folder_of(tmp_path / "x", {"a": torch.ones(2)})
+        return torch.zeros(2)
+
+    said: list[str] = []
+    write_folder(tmp_path / "x", {"a": Entry("F32", (2,))}, meanwhile, 100, WORDS, said.append)
+    assert torch.equal(WeightFiles(tmp_path / "x").read("a"), torch.ones(2))
+    assert "another process made it" in said[-1] and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_shards_are_cut_before_they_grow_too_large():
     entries = {name: Entry("F32", (size,)) for name, size in [("a", 10), ("b", 10), ("c", 50), ("d", 1)]}
 
