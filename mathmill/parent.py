@@ -22,11 +22,14 @@ def end_with(parent: int) -> None:
 
 
 def die_with_parent_if_told() -> bool:
-    """TERM when the parent is gone, where the environment asks for it, as a local job does of its steps."""
-    told = os.environ.get(TOLD) == "1"
-    if told:
-        die_with_parent(signal.SIGTERM)
-    return told
+    """TERM when the parent is gone, now or later, where the environment says its number, as a local job does to its steps."""
+    parent = os.environ.get(TOLD)
+    if parent is None:
+        return False
+    die_with_parent(signal.SIGTERM)
+    if str(os.getppid()) != parent:  # it was killed while we were started
+        os.kill(os.getpid(), signal.SIGTERM)
+    return True
 
 
 def hide_environment() -> None:

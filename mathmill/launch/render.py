@@ -163,8 +163,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
     contained = runtime in CONTAINERS
     tasks = step.nodes * step.tasks_per_node
     env = {**step.env, **({"HOME": "/tmp"} if contained and step.role != "sandbox" else {})}
-    if cluster.executor == "local" and not contained:
-        env["MATHMILL_DIE_WITH_PARENT"] = "1"
+    dies_with = ['MATHMILL_DIE_WITH_PARENT="$$"'] if cluster.executor == "local" and not contained else []
     return {
         "name": step.name,
         "role": step.role,
@@ -178,7 +177,7 @@ def _described(step: Step, job: Job, cluster: Cluster, run: Run, code_sha: str) 
         "mounts": _mounts(step, job, cluster, code_sha) if contained else [],
         "secrets": cluster.env if step.secrets else [],
         "withheld": [] if step.secrets else cluster.env,
-        "env": [f'{name}="{_expanding(value)}"' for name, value in env.items()],
+        "env": [*(f'{name}="{_expanding(value)}"' for name, value in env.items()), *dies_with],
         "gpus": step.gpus,
         "nodes": step.nodes,
         "tasks": tasks,

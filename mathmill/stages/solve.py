@@ -147,7 +147,7 @@ def own_server(model: Model) -> Iterator[Address]:
     with tempfile.TemporaryDirectory(prefix="mathmill-solve-") as folder:
         job, log, ready = Path(folder, "job.json"), Path(folder, "server.log"), Path(folder, "servers", "solve.json")
         job.write_text(json.dumps({"server": server_section(model, here=True)}))
-        surroundings = {**os.environ, "MATHMILL_RUN": folder, "MATHMILL_JOB": "solve", TOLD: "1"}
+        surroundings = {**os.environ, "MATHMILL_RUN": folder, "MATHMILL_JOB": "solve", TOLD: str(os.getpid())}
         with log.open("wb") as output:
             command = [sys.executable, "-m", "mathmill.serving.start", str(job)]
             server = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)

@@ -1,12 +1,11 @@
 """One rank of a training: torchrun … -m mathmill.training RUN/jobs/JOB.json"""
 
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
 
-from mathmill.parent import die_with_parent
+from mathmill.parent import end_with
 
 
 def main(path: str) -> int:
@@ -17,7 +16,6 @@ def main(path: str) -> int:
     from mathmill.training.loop import UNFINISHED, run
     from mathmill.training.options import trainer_options
 
-    die_with_parent(signal.SIGKILL)  # without its torchrun a rank would wait for ever for the others
     code = run(trainer_options(section(path, "trainer")), int(os.environ["LOCAL_RANK"]))
     if code == UNFINISHED and (note := os.environ.get("MATHMILL_UNFINISHED")):
         Path(note).touch()
@@ -26,6 +24,8 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
+    if torchrun := os.environ.get("MATHMILL_TORCHRUN"):  # without it a rank would wait for ever for the others
+        end_with(int(torchrun))
     import torch.distributed as dist
 
     from mathmill.options import ended_by

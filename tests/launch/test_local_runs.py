@@ -129,12 +129,12 @@ def test_every_step_knows_its_task_and_runs_the_code_of_the_run(run: Run, monkey
     told = json.loads(main_notes(run)[0].removeprefix("started "))
     assert told.pop("MATHMILL_JOB") == submissions(run)[0].task_ids[0]
     assert told.pop("MATHMILL_NODE_DIR").startswith("/tmp/mathmill-local-")
+    assert told.pop("MATHMILL_DIE_WITH_PARENT") == str(submissions(run)[0].local[0].pid)
     assert told == {
         "MATHMILL_RUN": str(run.folder),
         "MATHMILL_TASK": "0",
         "MATHMILL_TASKS": "1",
         "MATHMILL_RESTART": "0",
-        "MATHMILL_DIE_WITH_PARENT": "1",
     }
 
 

@@ -266,10 +266,11 @@ def test_a_step_can_be_told_to_die_with_its_parent(tmp_path, look):
     script = (
         f"import subprocess, sys, os, signal\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
         "command = [sys.executable, '-m', 'mathmill.sandbox', 'serve', '--libraries', '']\n"
+        "os.environ['MATHMILL_DIE_WITH_PARENT'] = str(os.getpid())\n"
         "step = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
         "step.stdout.readline()\nprint(step.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    environment = {"PYTHONPATH": str(REPOSITORY), "MATHMILL_NODE_DIR": str(tmp_path), "MATHMILL_DIE_WITH_PARENT": "1"}
+    environment = {"PYTHONPATH": str(REPOSITORY), "MATHMILL_NODE_DIR": str(tmp_path)}
     told = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | environment, stdout=subprocess.PIPE, text=True
     ).stdout

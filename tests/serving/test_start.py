@@ -243,12 +243,11 @@ def test_a_server_does_not_outlive_a_killed_script_or_step(step, tmp_path, victi
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "job.json").write_text(json.dumps({"server": step.options}))
     script = textwrap.dedent(f"""
-        {sys.executable} -m mathmill.serving.start {tmp_path}/jobs/job.json &
+        MATHMILL_DIE_WITH_PARENT=$$ {sys.executable} -m mathmill.serving.start {tmp_path}/jobs/job.json &
         echo $! > {tmp_path}/step
         wait
     """)
     environment = {"MATHMILL_RUN": str(tmp_path), "MATHMILL_JOB": "77", "PYTHONPATH": str(REPOSITORY)}
-    environment["MATHMILL_DIE_WITH_PARENT"] = "1"
     with subprocess.Popen(["bash", "-c", script], env=os.environ | environment) as bash:
         try:
             wait_until(step.address.exists)

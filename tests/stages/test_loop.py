@@ -1,5 +1,6 @@
 """A recipe with students for real: solutions, training sets, trainings, exports, evaluations and a report, here and on Slurm."""
 
+import contextlib
 import json
 import os
 import random
@@ -164,25 +165,49 @@ def test_students_that_are_asked_with_another_prompt_than_they_learn_from_are_wa
     ]
 
 
+def those_at_work_in(folder: Path) -> list[str]:
+    """Command lines of the processes that were started for something in a folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if f"{folder}/runs/" in line]
+
+
 @pytest.mark.trial
 def test_killed_at_random_and_repeated_the_loop_ends_the_same(workdir):
     command = [sys.executable, str(REPO / "pipeline" / "run_recipe.py"), tiny_recipe()]
+    begun = time.monotonic()
     subprocess.run([*command, "--run", "undisturbed"], check=True, capture_output=True)
-    undisturbed = json.loads(Path("runs/undisturbed/reports/students/students.json").read_text())["lines"]
+    whole_s = time.monotonic() - begun
+    undisturbed = json.loads(Path("runs/undisturbed/reports/students/students.json").read_text())
     chance, kills = random.Random(1), 0
     while True:
         with open("loop.log", "ab") as log:
             loop = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            if loop.wait(timeout=chance.uniform(5, 60)) == 0:
-                break
+            # at most a third of the whole, so that it is killed often; a training, the longest stage, is a fifth of it
+            code = loop.wait(timeout=chance.uniform(0.02, 0.4) * whole_s)
         except subprocess.TimeoutExpired:
             os.killpg(loop.pid, signal.SIGKILL)
             loop.wait()
             kills += 1
-            time.sleep(2)  # its children end by themselves
+            deadline = time.monotonic() + 30  # its steps have sessions of their own, and end by themselves
+            while (left := those_at_work_in(workdir)) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert not left, left
+            assert kills < 60, Path("loop.log").read_text()[-3000:]
+        else:
+            assert code == 0, Path("loop.log").read_text()[-3000:]
+            break
     lines = assert_whole()
-    print(
-        f"{kills} kills; {sum(a == b for a, b in zip(lines, undisturbed, strict=True))} of {len(lines)} lines the same"
-    )
-    assert kills >= 3 and lines == undisturbed
+    print(f"{kills} kills; undisturbed it took {whole_s:.0f} s")
+    assert kills >= 3 and lines == undisturbed["lines"]
+    ended = json.loads((RUN / "reports" / "students" / "students.json").read_text())
+    assert ended["training_sets"] == undisturbed["training_sets"]
+    for label in LABELS:
+        mine, other = (
+            Path("runs", run, "exported", label, "model.safetensors") for run in ("tiny-words", "undisturbed")
+        )
+        assert mine.read_bytes() == other.read_bytes()
+    assert not [path for path in (RUN / "exported").iterdir() if path.name.startswith(".")]
