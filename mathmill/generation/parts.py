@@ -120,13 +120,13 @@ def _is_settled(name: str) -> bool:
 def set_aside_by(folder: SetFolder, shard: Shard) -> list[SetAside]:
     """What a published shard left out: of one whose publisher was killed before it wrote the shard's list, off the claimants'.
 
-    Those are read first, since they go once the shard's own list is there.
+    Those go once the shard's own list is there, so that is looked for again.
     """
-    reasons = _set_aside(folder, shard)
-    if set_aside_file(folder, shard).exists() or not reasons:
-        return settled_set_aside(folder, shard)
-    made = {key for key, _ in whole_rows(folder.folder / f"{shard.name}.jsonl", Solution)}
-    return [msgspec.json.decode(line, type=SetAside) for key, line in reasons.items() if key not in made]
+    if not set_aside_file(folder, shard).exists() and (reasons := _set_aside(folder, shard)):
+        made = {key for key, _ in whole_rows(folder.folder / f"{shard.name}.jsonl", Solution)}
+        if not set_aside_file(folder, shard).exists():
+            return [msgspec.json.decode(line, type=SetAside) for key, line in reasons.items() if key not in made]
+    return settled_set_aside(folder, shard)
 
 
 def reopen(folder: SetFolder) -> None:

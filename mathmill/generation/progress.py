@@ -15,6 +15,7 @@ from mathmill.generation.shards import (
     published,
     quarantined,
     reopened,
+    set_aside_file,
     shard_of,
 )
 from mathmill.run import Run
@@ -78,7 +79,10 @@ def shard_counts(folder: SetFolder, live: set[str]) -> ShardCounts:
 
 def num_set_aside(folder: SetFolder, shard: Shard) -> int:
     """Rows that a published shard left out."""
-    return len(set_aside_by(folder, shard))
+    try:
+        return set_aside_file(folder, shard).read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return len(set_aside_by(folder, shard))
 
 
 def _rows_in_parts(folder: SetFolder, done: set[str]) -> int:

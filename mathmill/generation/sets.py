@@ -131,6 +131,8 @@ class SetFolder:
         path = self.folder / f"samples.{number:03d}"
         try:
             return int(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} was begun by an older mathmill; use another run name") from None
         except ValueError:
             raise UserError(f"{path}: does not hold a number of samples; was it changed?") from None
 
@@ -145,8 +147,8 @@ class SetFolder:
         Whoever publishes the next number has seen all before it, so a node whose view of the folder lags cannot cut a block
         anew that others make already.
         """
-        while (extents := self.extents_with(num_samples)) != self.extents():
-            if not publish_once(self.folder / f"samples.{len(extents):03d}", f"{num_samples}\n"):
+        while num_samples > max(extents := self.extents(), default=0):
+            if not publish_once(self.folder / f"samples.{len(extents) + 1:03d}", f"{num_samples}\n"):
                 time.sleep(0.2)  # another launch was first; its number may show here only after a while
 
 

@@ -147,7 +147,7 @@ def settled_set_aside(folder: SetFolder, shard: Shard) -> list[SetAside]:
 def _read_set_aside(path: Path) -> list[SetAside]:
     try:
         return [msgspec.json.decode(line, type=SetAside) for line in path.read_bytes().splitlines()]
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: no file of rows that were set aside: {problem}") from None
 
 

@@ -34,7 +34,6 @@ class Proof:
     num_to_come: int = 0
     num_shards_to_come: int = 0
     num_wrong: int = 0
-    has_damaged_shard: bool = False
     wrong: list[str] = field(default_factory=list)
     """The first of what is wrong, each with its file and line."""
 
@@ -58,11 +57,12 @@ class Proof:
         so_far = " so far: not finished" if self.num_to_come else ""
         head += f"; {wrong} wrong" if self.num_wrong else f"; nothing is wrong{so_far}"
         more = [f"and {self.num_wrong - len(self.wrong):,} more"] if self.num_wrong > len(self.wrong) else []
-        again = [
-            "a shard is made anew once its file, and one of its name in quarantine/, are moved out of the run "
-            "and the launch command is given again"
-        ]
-        return [head, *(f"  {line}" for line in self.wrong + more + (again if self.has_damaged_shard else []))]
+        if self.num_wrong:
+            more.append(
+                "a shard is made anew by the launch command, once its file and those of its name in quarantine/ and reopened/ "
+                "are moved out of the run, and its further attempts SHARD.r1 … with theirs"
+            )
+        return [head, *(f"  {line}" for line in self.wrong + more)]
 
 
 def verify_set(folder: SetFolder, codes: set[str]) -> Proof:
@@ -89,9 +89,7 @@ def verify_set(folder: SetFolder, codes: set[str]) -> Proof:
             proof.found(str(problem))
             continue
         if shard.name in done:
-            before = proof.num_wrong
             _check_shard(proof, folder, shard, problems, check, keys, is_last=shard not in again)
-            proof.has_damaged_shard |= proof.num_wrong > before
         else:
             proof.num_shards_to_come += 1
             proof.num_to_come += len(keys)

@@ -77,8 +77,8 @@ class JobState:
 
     @property
     def may_be_live(self) -> bool:
-        """Whether a task is queued or runs, for all that is known."""
-        return any(task.state in {*LIVE, "UNKNOWN"} for task in self.tasks)
+        """Whether a task is queued or runs, for all that is known here."""
+        return any(task.state in {*LIVE, "UNKNOWN"} or task.state.startswith("on ") for task in self.tasks)
 
     @property
     def failed(self) -> list[TaskState]:
@@ -108,6 +108,10 @@ def cancel_jobs(jobs: Iterable[Submission]) -> None:
     """End what is queued or runs of these: one scancel for all of Slurm's, TERM to the scripts here."""
     jobs = list(jobs)
     ids = [job.job_id for job in jobs if job.executor == "slurm"]
+    if ids and shutil.which("scancel") is None:
+        raise UserError(
+            f"no scancel on this machine, which ends jobs {', '.join(ids)}: run this on a login node of the cluster"
+        )
     if ids:
         answer = subprocess.run(["scancel", "--quiet", *ids], capture_output=True, text=True)  # quiet: some may be over
         if answer.returncode:
@@ -174,7 +178,7 @@ def _sacct(ids: list[str]) -> str:
     answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SLURM_BITSTR_LEN": "0"})
     if answer.returncode:
         raise UserError(
-            f"sacct does not answer: {answer.stderr.strip() or f'exit code {answer.returncode}'}; try again in a minute"
+            f"sacct does not answer: {' '.join(answer.stderr.split()) or f'exit code {answer.returncode}'}; try again in a minute"
         )
     return answer.stdout
 

@@ -97,7 +97,11 @@ def launches_of(jobs: Path, pool: str) -> Iterator[tuple[str, int]]:
 
 def _submitted(path: Path) -> Iterator[str]:
     """Names of the jobs in a run's list. A launch that was killed before it had submitted leaves files, and no line there."""
-    for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
         try:
             yield str(json.loads(line)["name"])
         except (ValueError, TypeError, KeyError):  # half-written just now
@@ -186,7 +190,10 @@ class Duty:
         if self._told:
             return self._drained()
         self._look_for_workers()
-        if self._idle_s and time.monotonic() - self._seen > self._idle_s:
+        if self._is_idle():
+            self._looked_for_workers = 0.0  # somebody may have come since the last look
+            self._look_for_workers()
+        if self._is_idle():
             self.say_gone(f"no worker of the run lived for {self._idle_s / 60:g} minutes (server_idle_minutes)")
             return 0
         self._beat()
@@ -200,7 +207,7 @@ class Duty:
         return WORK_LEFT if time.monotonic() >= self._drain_at else None
 
     def _look_for_workers(self) -> None:
-        """Now and then: whether anybody is there to serve. A job of servers whose starts are of no use gives up in the end."""
+        """Now and then: whether anybody is there to serve."""
         if time.monotonic() - self._looked_for_workers < min(
             LOOK_FOR_WORKERS_S, self._idle_s / 3 or LOOK_FOR_WORKERS_S
         ):
@@ -214,6 +221,20 @@ class Duty:
                 self._note_use()
         except OSError:  # a worker that ended meanwhile, or a file system that hiccups
             self._seen = max(self._seen, time.monotonic() - self._idle_s + 1)
+
+    def _is_idle(self) -> bool:
+        return bool(self._idle_s) and time.monotonic() - self._seen > self._idle_s
+
+    def is_of_no_use(self, max_idle_starts: int) -> bool:
+        """Whether so many starts in a row were not ready while a worker lived. Says why it does not come back, if so."""
+        try:
+            last = int((self._run / "progress" / self.path.stem).read_text())
+        except (OSError, ValueError):
+            last = -1
+        if self.pool is None or not max_idle_starts or int(self._restart) - 1 - last < max_idle_starts:
+            return False
+        self.say_gone(f"{max_idle_starts} starts in a row were of no use: no worker lived, or it was not ready in time")
+        return True
 
     def _note_use(self) -> None:
         if self._address is not None and not self._was_of_use:

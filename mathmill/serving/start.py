@@ -60,6 +60,8 @@ class ServerOptions:
     """Of a pool: how long what is in flight may take to finish before the job's time limit."""
     idle_minutes: float = 60.0
     """Of a pool: it ends when no worker of the run has lived for so long; 0: never."""
+    max_idle_starts: int = 0
+    """Of a pool: it gives up after so many starts in a row that were not ready while a worker lived; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,8 @@ def run_first(options: ServerOptions, place: Place, kind: Kind) -> int:
         drain_s=options.drain_s,
         idle_minutes=options.idle_minutes,
     )
+    if duty.is_of_no_use(options.max_idle_starts):
+        return 1
     times = ServerTimes(place.servers.parent, place.job, place.restart)
     try:
         with Child() as child:

@@ -208,7 +208,7 @@ def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int, retry_qu
     left = [shard for shard in blocks if shard.name not in done]
     again = [shard.before() for shard in reopened(folder) if shard.name not in done]
     if retry_quarantined:
-        again += quarantined(folder, done)
+        again += [shard for shard in quarantined(folder, done) if num_set_aside(folder, shard)]
     rows_again = sum(num_set_aside(folder, shard) for shard in again)
     return Work(
         num_shards=len(blocks),

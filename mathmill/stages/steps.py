@@ -54,17 +54,12 @@ def server_job(
         "pool": model.name,
         "num_servers": num_servers,
         "idle_minutes": idle_minutes,
+        "max_idle_starts": MAX_IDLE_STARTS if idle_minutes else 0,
         # what is in flight may finish, and is done again elsewhere where it does not
         "drain_s": min(120.0, 0.5 * (cluster.stop_before_s or 240)),
     }
     section = server_section(model, here=cluster.executor == "local") | pool
-    return Job(
-        name=name,
-        steps=(server_step(model, main=True),),
-        tasks=num_servers,
-        options={"server": section},
-        max_idle_starts=MAX_IDLE_STARTS,
-    )
+    return Job(name=name, steps=(server_step(model, main=True),), tasks=num_servers, options={"server": section})
 
 
 def sandbox_step() -> Step:

@@ -314,6 +314,20 @@ def test_of_two_jobs_that_need_each_other_none_stays_when_slurm_refuses_one(run:
     assert not (run.jobs / "clients.sbatch").exists()
 
 
+def test_a_launch_that_is_interrupted_between_two_jobs_leaves_no_servers_without_clients(
+    run: Run, slurm, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mathmill.launch.launching._show_submitted", interrupted)
+    alone = replace(toy_job(directives={"hold": True}), steps=(replace(MAIN, module="mathmill.errors"),))
+    with pytest.raises(KeyboardInterrupt):
+        launch([alone, replace(alone, name="clients")], SLURM, run, LaunchOptions(), [])
+    assert [line.name for line in submissions(run)] == ["generation"]
+    assert wait_for(lambda: not live_jobs(run))
+
+
 def test_no_state_is_invented_when_sacct_does_not_answer(
     run: Run, slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -341,7 +355,7 @@ def test_a_run_is_cancelled_while_the_accounting_is_away(
     with monkeypatch.context() as away:
         away.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
         assert cancel(CancelOptions(run=str(run.folder))) == 0
-    assert "every job was told to end, whatever its state: sacct does not answer" in capsys.readouterr().out
+    assert "every job is told to end, whatever its state: sacct does not answer" in capsys.readouterr().out
     assert wait_for(lambda: not live_jobs(run))
     assert slurm.states(waiting)[waiting].startswith("CANCELLED")
 
@@ -350,12 +364,12 @@ def test_a_job_that_its_launch_did_not_live_to_note_ends_by_itself(run: Run, slu
     job = toy_job(tasks=2)
     script = script_of(job, SLURM, run)
     text = script.read_text()
-    assert "tries < 90" in text
-    script.write_text(text.replace("tries < 90", "tries < 2"))
+    assert "tries < 30" in text
+    script.write_text(text.replace("tries < 30", "tries < 2"))
     array = slurm.call("sbatch", "--parsable", script).strip()
-    assert set(slurm.states(array).values()) == {"FAILED"}
-    log = (run.logs / f"generation.{array}_1.log").read_text()
-    assert "the launch of this job was killed before it noted the job; give its command again" in log
+    assert "FAILED" in (states := set(slurm.states(array).values())) and states <= {"FAILED", "CANCELLED by 0"}
+    log = (run.logs / f"generation.{array}_0.log").read_text()
+    assert "is not in jobs/submitted.jsonl: its launch was killed" in log
     assert notes(run) == {}
 
 
@@ -369,7 +383,9 @@ def test_of_a_job_that_cannot_be_noted_nothing_stays(run: Run, slurm, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         launch([job], SLURM, run, LaunchOptions(), [])
     assert not list(run.jobs.glob("*.sbatch")) and not list(run.jobs.glob("*.json"))
-    assert wait_for(lambda: slurm.call("squeue", "--noheader", "--me", "--format=%i") == before)
+    assert wait_for(
+        lambda: set(slurm.call("squeue", "--noheader", "--me", "--format=%i").split()) <= set(before.split())
+    )
 
 
 def test_a_step_left_by_main_does_not_outlive_the_job(run: Run, slurm):

@@ -1,6 +1,7 @@
 """What status says of a run that is at work and of one that is over."""
 
 import msgspec
+import pytest
 
 from mathmill.errors import UserError
 from mathmill.files import write_whole
@@ -78,15 +79,17 @@ def test_a_worker_notes_its_effort_and_leaves_it_at_its_end(tmp_path):
 def test_a_run_that_stopped_says_so_and_watching_outlives_an_accounting_that_is_away(tmp_path, monkeypatch, capsys):
     run, _ = run_with(tmp_path, problems_like(4))
     assert "nothing is queued or running" in status_lines(run)[0][-1]
-    real, looks = status.status_lines, iter([UserError("sacct does not answer")])
-
-    def lines_or_trouble(run):
-        for trouble in looks:
-            raise trouble
-        return real(run)
-
-    monkeypatch.setattr(status, "status_lines", lines_or_trouble)
+    real = status.status_lines
+    looks = iter([lambda _: (["at work"], True), away, real])
+    monkeypatch.setattr(status, "status_lines", lambda run: next(looks)(run))
     monkeypatch.setattr(status, "WATCH_S", 0.0)
     assert status.watch(run) == 0
     shown = capsys.readouterr().out
-    assert shown.index("sacct does not answer") < shown.index("nothing is queued or running")
+    assert shown.index("at work") < shown.index("sacct does not answer") < shown.index("nothing is queued or running")
+    monkeypatch.setattr(status, "status_lines", away)
+    with pytest.raises(UserError):  # where it never was there, waiting is in vain
+        status.watch(run)
+
+
+def away(_: object) -> None:
+    raise UserError("sacct does not answer")
