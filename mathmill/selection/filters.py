@@ -94,6 +94,27 @@ def trimmed(text: str, boxes: list[tuple[int, int]]) -> str:
     return text[:end]
 
 
+def usual_text(text: str, trim: bool) -> str | None:
+    r"""What becomes of a usual solution, which no filter of tags and boxes drops; of others None.
+
+    Usual is one plain `\boxed{}`, with one whole block of code before it or none. It says what the filters say, sooner.
+    """
+    before, _, after = text.partition("\\boxed{")
+    answer, closes, rest = after.partition("}")
+    if not closes or "{" in answer or "\\" in answer or "llm-code" in after:
+        return None
+    if "\\boxed" in before or "\\boxed" in rest or "\\fbox" in text:
+        return None
+    if num_tags := before.count("llm-code"):
+        between = before.find(f"{CODE_END}\n{OUTPUT_BEGIN}")
+        if num_tags != 4 or not -1 < before.find(CODE_BEGIN) < between < before.find(OUTPUT_END):
+            return None
+    _, ends, following = rest.partition("\n")
+    if not ends or not trim:
+        return text
+    return None if following.startswith(_MAY_CLOSE) else text[: -len(following) - 1]
+
+
 def without_prefix(text: str) -> str:
     """The text without a first line that only says "My solution:"."""
     found = _PREFIX.match(text)

@@ -165,7 +165,7 @@ def test_how_often_rows_are_spilled_shows_nowhere(tmp_path, monkeypatch):
     rows = [row(draw.randrange(9), draw.randrange(60), draw.random() < 0.8) for _ in range(3000)]
     path = write(tmp_path / "rows.jsonl", rows)
     select(tmp_path / "once", path, written=Output(keep_drops=True))
-    monkeypatch.setattr(spill, "SPILL_LETTERS", 1 << 14)
+    monkeypatch.setattr(spill, "SPILL_BYTES", 1 << 14)
     select(tmp_path / "often", path, written=Output(keep_drops=True))
     for name in (*FILES, "dropped.jsonl"):
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "often" / name).read_bytes()
