@@ -8,6 +8,7 @@ CODE_BEGIN, CODE_END = "<llm-code>", "</llm-code>"
 OUTPUT_BEGIN, OUTPUT_END = "<llm-code-output>", "</llm-code-output>"
 TAGS = (CODE_BEGIN, CODE_END, OUTPUT_BEGIN, OUTPUT_END)
 
+_FROM_CODE_TO_OUTPUT = f"{CODE_END}\n{OUTPUT_BEGIN}"
 _TAG = re.compile(r"</?llm-code(?:-output)?>")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*(\{)?")
 _CLOSING = re.compile(r"\s*(?:\\end\{(?:align|aligned|equation|gather|eqnarray)\*?\}|\\\]|\$\$)\s*[.,]?\s*")
@@ -99,15 +100,18 @@ def usual_text(text: str, trim: bool) -> str | None:
 
     Usual is one plain `\boxed{}`, with one whole block of code before it or none. It says what the filters say, sooner.
     """
-    before, _, after = text.partition("\\boxed{")
+    before, box, after = text.rpartition("\\boxed{")
     answer, closes, rest = after.partition("}")
-    if not closes or "{" in answer or "\\" in answer or "llm-code" in after:
+    if not box or not closes or "{" in answer or "\\" in answer:
         return None
-    if "\\boxed" in before or "\\boxed" in rest or "\\fbox" in text:
+    if "llm-code" in after or "\\boxed" in rest or "\\fbox" in rest:
+        return None
+    if "\\" in before and ("\\boxed" in before or "\\fbox" in before):
         return None
     if num_tags := before.count("llm-code"):
-        between = before.find(f"{CODE_END}\n{OUTPUT_BEGIN}")
-        if num_tags != 4 or not -1 < before.find(CODE_BEGIN) < between < before.find(OUTPUT_END):
+        code = before.find(CODE_BEGIN)
+        output = before.find(_FROM_CODE_TO_OUTPUT, code)
+        if num_tags != 4 or not -1 < code < output < before.find(OUTPUT_END, output):
             return None
     _, ends, following = rest.partition("\n")
     if not ends or not trim:

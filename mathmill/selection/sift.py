@@ -116,6 +116,10 @@ class _Sifting:
         self.sieve, self.sifted = sieve, Sifted()
         self._spill = Spill(sieve.folder / f"unit-{number:06d}", sieve.buckets)
         self._seed = sieve.seed.to_bytes(8, "big", signed=True)
+        self._judge = judge_of(sieve.filters)
+        self._wanted = VERDICTS.get(sieve.filters.keep)
+        self._kinds = {None, *sieve.filters.generation_types}
+        self._looks_at_usual = sieve.filters.look_at_usual()
 
     def read(self, piece: Piece) -> None:
         passes_over = self.sieve.filters.keep == "correct" and not self.sieve.keep_drops
@@ -140,9 +144,8 @@ class _Sifting:
 
     def _sift(self, piece: Piece, rows: Iterable[tuple[int, SourceRow]]) -> None:
         """Judge rows, each with its number, and hold those that are fit."""
-        filters, keep_drops = self.sieve.filters, self.sieve.keep_drops
-        judge, wanted, kinds = judge_of(filters), VERDICTS.get(filters.keep), {None, *filters.generation_types}
-        trim, is_looked_at = filters.trim, filters.look_at_usual()
+        trim, keep_drops = self.sieve.filters.trim, self.sieve.keep_drops
+        judge, wanted, kinds, looks_at_usual = self._judge, self._wanted, self._kinds, self._looks_at_usual
         fit: list[TrainingRow] = []
         keys: list[bytes] = []
         digests: list[bytes] = []
@@ -153,7 +156,7 @@ class _Sifting:
             except ValueError as problem:
                 self._bad_line(piece, number, str(problem))
                 continue
-            if is_looked_at or row.is_correct is not wanted or row.generation_type not in kinds:
+            if looks_at_usual or row.is_correct is not wanted or row.generation_type not in kinds:
                 final = None
             else:
                 final = usual_text(text, trim)
