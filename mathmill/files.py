@@ -28,7 +28,9 @@ def _write_beside(path: Path, content: bytes, mode: int) -> Path:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    except BaseException:
+    except BaseException as problem:
+        if isinstance(problem, OSError):
+            problem.filename = str(path)  # a write or fsync that failed does not name its file
         beside.unlink(missing_ok=True)
         raise
     return beside

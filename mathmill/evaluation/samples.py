@@ -126,7 +126,7 @@ def load_samples(folder: SetFolder) -> Samples:
                     f"look: python pipeline/verify.py {folder.folder.parents[1].name}"
                 )
             _put(samples, places[row.problem_id], row)
-    num_settled = sum(num_set_aside(folder, shard) for shard in quarantined(folder))
+    num_settled = sum(num_set_aside(folder, shard) for shard in quarantined(folder, published(folder)))
     if (lost := int((~samples.made).sum()) - num_settled) > 0:
         raise UserError(
             f"{folder.folder}: {lost:,} rows are neither in its shards nor in quarantine; "

@@ -102,15 +102,17 @@ class Claims:
     lease_s: float = LEASE_S
     _watched: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Worker -> (time of its last beat, our clock when we first saw that beat)."""
-    _given_back: set[Path] = field(default_factory=set)
-    """Claims of our own that others, and we, may follow."""
 
     @property
     def workers(self) -> Path:
         return self.run.folder / "workers"
 
     def take(self, folder: SetFolder, shards: Iterable[Shard]) -> tuple[Shard, int] | None:
-        """Claim the first shard that nobody alive holds; its claim's number K with it."""
+        """Claim the first shard that nobody alive holds; its claim's number K with it.
+
+        None of `shards` may be open here: so a claim of our own is one whose making was reported as failed (NFS may lose the
+        answer of a link that succeeded), or of a shard that could not be published; we follow it ourselves.
+        """
         claims = _highest(folder)
         gone: dict[str, bool] = {}
         now = self._now() if claims else 0.0
@@ -120,16 +122,11 @@ class Claims:
                 holder = _content(claim)
                 if holder not in gone:
                     gone[holder] = self._is_gone(holder, now)
-                if not gone[holder] and claim not in self._given_back:
+                if not gone[holder]:
                     continue
             if publish_once(folder.claims / f"{shard.name}.{number + 1}", self.card.name):
                 return shard, number + 1
         return None
-
-    def give_back(self, folder: SetFolder, shard: Shard) -> None:
-        """Let the next call take a shard of our own anew, with what is left of it then."""
-        if shard.name in (highest := _highest(folder)):
-            self._given_back.add(highest[shard.name][1])
 
     def others_may_be_gone(self, folder: SetFolder, shards: Iterable[Shard]) -> bool:
         """Whether a holder of one of these shards has not shown, since we watch it, that it lives: then waiting pays."""
@@ -150,9 +147,7 @@ class Claims:
         return beat == first and time.monotonic() - since < self.lease_s + 2 * self.beat_s
 
     def _is_gone(self, name: str, now: float) -> bool:
-        if name == self.card.name:
-            return False
-        if not name:  # an empty claim: nobody's
+        if name in (self.card.name, ""):  # an empty claim is nobody's
             return True
         heartbeat = self.workers / name
         try:

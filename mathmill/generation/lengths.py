@@ -19,7 +19,6 @@ class Lengths:
     context_length: int
     longest: int
     """Tokens of the longest prompt; no more than its bytes where all fit by their bytes alone."""
-    is_exact: bool
     too_long: list[int]
     """Places of the prompts that leave less than LEAST_ROOM tokens for an answer."""
 
@@ -39,10 +38,10 @@ def lengths_of(texts: Sequence[str], model_folder: str, context_length: int | No
     ]  # 2: a token before the text and one after, where the model has them
     doubtful = [place for place, size in enumerate(sizes) if size > room]
     if not doubtful:
-        return Lengths(context_length, max(sizes, default=0), False, [])
+        return Lengths(context_length, max(sizes, default=0), [])
     counts = dict(zip(doubtful, _count([texts[place] for place in doubtful], path), strict=True))
     too_long = [place for place, count in counts.items() if count > room]
-    return Lengths(context_length, max(counts.values()), True, too_long)
+    return Lengths(context_length, max(counts.values()), too_long)
 
 
 def _count(texts: Sequence[str], tokenizer_file: Path) -> list[int]:

@@ -16,8 +16,8 @@ from mathmill.generation.shards import (
     names_in,
     published,
     quarantined,
-    set_aside_by,
     set_aside_file,
+    settled_set_aside,
     shard_of,
 )
 from mathmill.records import Problem, Solution
@@ -117,12 +117,21 @@ def _is_settled(name: str) -> bool:
     return shard_of(name).name + ".jsonl" == name
 
 
-def reopen(folder: SetFolder) -> int:
-    """Ask again for every row of a published shard that was set aside, once; returns how many they are."""
+def set_aside_by(folder: SetFolder, shard: Shard) -> list[SetAside]:
+    """What a published shard left out: of one whose publisher was killed before it wrote the shard's list, off the claimants'.
+
+    Those go once the shard's own list is there, so that is looked for again.
+    """
+    if not set_aside_file(folder, shard).exists() and (reasons := _set_aside(folder, shard)):
+        made = {key for key, _ in whole_rows(folder.folder / f"{shard.name}.jsonl", Solution)}
+        if not set_aside_file(folder, shard).exists():
+            return [msgspec.json.decode(line, type=SetAside) for key, line in reasons.items() if key not in made]
+    return settled_set_aside(folder, shard)
+
+
+def reopen(folder: SetFolder) -> None:
+    """Ask again for every row of a published shard that was set aside, once."""
     clear_away_what_is_published(folder, folder.load_problems())
-    done, num_rows = published(folder), 0
-    for shard in quarantined(folder):
-        if shard.name in done:
-            num_rows += len(set_aside_by(folder, shard))
+    for shard in quarantined(folder, published(folder)):
+        if set_aside_by(folder, shard):
             publish_once(folder.reopened / shard.again().name, b"")
-    return num_rows

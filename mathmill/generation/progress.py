@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from mathmill.generation.parts import set_aside_by
 from mathmill.generation.sets import SetFolder, set_folders
 from mathmill.generation.shards import (
     Shard,
@@ -78,7 +79,10 @@ def shard_counts(folder: SetFolder, live: set[str]) -> ShardCounts:
 
 def num_set_aside(folder: SetFolder, shard: Shard) -> int:
     """Rows that a published shard left out."""
-    return _num_lines(set_aside_file(folder, shard))
+    try:
+        return set_aside_file(folder, shard).read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return len(set_aside_by(folder, shard))
 
 
 def _rows_in_parts(folder: SetFolder, done: set[str]) -> int:
@@ -91,7 +95,7 @@ def _rows_in_parts(folder: SetFolder, done: set[str]) -> int:
 
 
 def _rows_in_quarantine(folder: SetFolder, done: set[str]) -> int:
-    settled = sum(num_set_aside(folder, shard) for shard in quarantined(folder))
+    settled = sum(num_set_aside(folder, shard) for shard in quarantined(folder, done))
     open_parts = [
         name for name in names_in(folder.quarantine) if (shard := _shard_name(name)) and name != f"{shard}.jsonl"
     ]
@@ -116,10 +120,3 @@ def _leading_keys(path: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     return [match[1] for match in matches if match]
-
-
-def _num_lines(path: Path) -> int:
-    try:
-        return path.read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0

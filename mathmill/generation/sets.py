@@ -1,6 +1,8 @@
 """Sample sets: problems, a prompt, a model and sampling options, written once and never changed; only samples are added."""
 
 import hashlib
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +19,7 @@ ROWS_PER_SHARD = 512
 PROBLEMS_PER_SHARD = 64
 SHARDS_PER_TASK = 2
 FEWEST_SHARDS = 128
+_EXTENT = re.compile(r"samples\.(\d+)")
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +111,9 @@ class SetFolder:
         try:
             return msgspec.yaml.decode(self.config.read_bytes(), type=SampleSet)
         except msgspec.DecodeError as problem:
-            raise UserError(f"{self.config}: not a sample set of this version: {problem}") from None
+            raise UserError(
+                f"{self.config}: not a sample set of this version: {' '.join(str(problem).split())}"
+            ) from None
 
     def load_problems(self) -> list[Problem]:
         """The problems, which must be those that the set was created with."""
@@ -118,8 +123,18 @@ class SetFolder:
         return problems
 
     def extents(self) -> list[int]:
-        """Every number of samples that was asked for, ascending. Each is a file of its own; none is ever removed."""
-        return sorted(int(path.name.rpartition(".")[2]) for path in self.folder.glob("samples.*"))
+        """Every number of samples that was asked for, ascending: the K-th is in the file `samples.K`; none is ever removed."""
+        numbers = [int(match[1]) for path in self.folder.glob("samples.*") if (match := _EXTENT.fullmatch(path.name))]
+        return [self._extent(number) for number in range(1, max(numbers, default=0) + 1)]
+
+    def _extent(self, number: int) -> int:
+        path = self.folder / f"samples.{number:03d}"
+        try:
+            return int(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} was begun by an older mathmill; use another run name") from None
+        except ValueError:
+            raise UserError(f"{path}: does not hold a number of samples; was it changed?") from None
 
     def extents_with(self, num_samples: int) -> list[int]:
         """The extents once this many samples are asked for."""
@@ -127,9 +142,14 @@ class SetFolder:
         return [*extents, num_samples] if num_samples > max(extents, default=0) else extents
 
     def grow(self, num_samples: int) -> None:
-        """Ask for this many samples a problem; fewer than there are changes nothing."""
-        if self.extents_with(num_samples) != self.extents():
-            publish_once(self.folder / f"samples.{num_samples:06d}", b"")
+        """Ask for this many samples a problem; fewer than there are changes nothing.
+
+        Whoever publishes the next number has seen all before it, so a node whose view of the folder lags cannot cut a block
+        anew that others make already.
+        """
+        while num_samples > max(extents := self.extents(), default=0):
+            if not publish_once(self.folder / f"samples.{len(extents) + 1:03d}", f"{num_samples}\n"):
+                time.sleep(0.2)  # another launch was first; its number may show here only after a while
 
 
 def set_folders(run: Run) -> list[SetFolder]:

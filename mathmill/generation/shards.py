@@ -136,7 +136,7 @@ def set_aside_file(folder: SetFolder, shard: Shard) -> Path:
     return folder.quarantine / f"{shard.name}.jsonl"
 
 
-def set_aside_by(folder: SetFolder, shard: Shard) -> list[SetAside]:
+def settled_set_aside(folder: SetFolder, shard: Shard) -> list[SetAside]:
     """The lines of that file; none where there is no such file."""
     try:
         return _read_set_aside(set_aside_file(folder, shard))
@@ -147,16 +147,15 @@ def set_aside_by(folder: SetFolder, shard: Shard) -> list[SetAside]:
 def _read_set_aside(path: Path) -> list[SetAside]:
     try:
         return [msgspec.json.decode(line, type=SetAside) for line in path.read_bytes().splitlines()]
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: no file of rows that were set aside: {problem}") from None
 
 
-def quarantined(folder: SetFolder) -> list[Shard]:
-    """The published shards whose rows that were set aside are not asked for again."""
+def quarantined(folder: SetFolder, done: set[str]) -> list[Shard]:
+    """The shards among those published (`done`) that may have set rows aside which are not asked for again."""
     again = set(reopened(folder))
-    names = (name.removesuffix(".jsonl") for name in names_in(folder.quarantine))
-    shards = [shard_of(name) for name in names if _NAME.fullmatch(name)]
-    return [shard for shard in shards if shard.again() not in again]
+    shards = {shard_of(name) for name in names_in(folder.quarantine) if _NAME.match(name)}
+    return sorted(shard for shard in shards if shard.name in done and shard.again() not in again)
 
 
 def published_rows(run: Run) -> int:

@@ -1,22 +1,20 @@
 """Proof of a run by its files: every row that was asked for once, none malformed, each made as its set says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from mathmill.errors import UserError
-from mathmill.generation.parts import parts_of, whole_rows
+from mathmill.generation.parts import set_aside_by
 from mathmill.generation.sets import SampleSet, SetFolder, seed_of
 from mathmill.generation.shards import (
     Key,
-    SetAside,
     Shard,
     all_shards,
     keys_of,
     published,
-    set_aside_by,
     set_aside_file,
 )
 from mathmill.records import Problem, Solution
@@ -59,13 +57,18 @@ class Proof:
         so_far = " so far: not finished" if self.num_to_come else ""
         head += f"; {wrong} wrong" if self.num_wrong else f"; nothing is wrong{so_far}"
         more = [f"and {self.num_wrong - len(self.wrong):,} more"] if self.num_wrong > len(self.wrong) else []
+        if self.num_wrong:
+            more.append(
+                "a shard is made anew by the launch command, once its file and those of its name in quarantine/ and reopened/ "
+                "are moved out of the run, and its further attempts SHARD.r1 … with theirs"
+            )
         return [head, *(f"  {line}" for line in self.wrong + more)]
 
 
-def verify_set(folder: SetFolder, codes: set[str], advance: Callable[[], None] = lambda: None) -> Proof:
+def verify_set(folder: SetFolder, codes: set[str]) -> Proof:
     """Read every published row of a set. `codes`: the hashes of the code that the run's jobs ran from.
 
-    One shard is in memory at a time. `advance` is called after each.
+    One shard is in memory at a time.
     """
     proof = Proof(folder.folder.name)
     try:
@@ -90,7 +93,6 @@ def verify_set(folder: SetFolder, codes: set[str], advance: Callable[[], None] =
         else:
             proof.num_shards_to_come += 1
             proof.num_to_come += len(keys)
-        advance()
     for name in sorted(done - {shard.name for shard in asked}):
         proof.found(f"{folder.folder / name}.jsonl: nobody asked for this shard")
     return proof
@@ -161,7 +163,7 @@ def _check_quarantine(
     """What the shard lacks must be set aside, and nothing else."""
     path = set_aside_file(folder, shard)
     try:
-        set_aside = [(row.problem_id, row.sample_index) for row in _all_set_aside(folder, shard)]
+        set_aside = [(row.problem_id, row.sample_index) for row in set_aside_by(folder, shard)]
     except UserError as problem:
         proof.found(str(problem))
         return
@@ -173,17 +175,6 @@ def _check_quarantine(
         proof.found(f"{path}: a row is here twice")
     if is_last:
         proof.num_set_aside += len(set(set_aside) - made)
-
-
-def _all_set_aside(folder: SetFolder, shard: Shard) -> list[SetAside]:
-    """Of a shard whose publisher was killed before it could write the shard's own file, the claimants' lists."""
-    settled = set_aside_by(folder, shard)
-    if settled:
-        return settled
-    made = {key for key, _ in whole_rows(folder.folder / f"{shard.name}.jsonl", Solution)}
-    lists = (whole_rows(part, SetAside) for part in parts_of(folder.quarantine, shard))
-    rows = {key: msgspec.json.decode(line, type=SetAside) for each in lists for key, line in each}
-    return [row for key, row in rows.items() if key not in made]
 
 
 def _rows(proof: Proof, path: Path) -> Iterator[tuple[int, Solution]]:

@@ -76,15 +76,11 @@ class Worker:
         return None
 
     async def close(self, opened: OpenShard) -> None:
-        """Publish a shard whose rows are all settled."""
-        del self._open[opened.key]
-        await asyncio.to_thread(self._publish, opened)
-
-    def _publish(self, opened: OpenShard) -> None:
-        opened.close()
-        if not publish(opened.folder, opened.shard, opened.problems):
+        """Publish a shard whose rows are all settled; one that is not to be seen whole here is claimed anew."""
+        await asyncio.to_thread(opened.close)
+        if not await asyncio.to_thread(publish, opened.folder, opened.shard, opened.problems):
             self.reporter.say(f"{opened.shard.name} is opened again: parts of it are not to be seen here")
-            self.claims.give_back(opened.folder, opened.shard)
+        del self._open[opened.key]
 
     async def work(self) -> None:
         """Until no shard is left for us. Raises ServerLostError and OSError (disk) with all finished rows journaled."""

@@ -32,6 +32,7 @@ _CHOSEN = re.compile(
     re.DOTALL,
 )
 _OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)|\b[A-H]\)")
+_BASE = re.compile(r"[0-9]_\s*\{?\s*([0-9]+)")
 _ASSIGNMENT = re.compile(r"([A-Za-z])\s*=\s*([^=]+)")
 
 
@@ -48,12 +49,12 @@ def look_again(predicted: str, expected: str, policy: str, depth: int = DEPTH) -
 def is_mistaken_yes(predicted: str, expected: str, policy: str) -> bool:
     """Whether math-verify's yes is not to be believed.
 
-    It drops words (`2 \\text{ hours } 30 \\text{ minutes}` equals 2) and primes, reads bare lists as sets (`1,1,2` equals
-    `1,2,2`), tuples beside lists too (`(2,1)` equals `x=1, y=2`), and forgets which brackets stand around what is no
-    interval (`(2,1)` equals `[2,1]`).
+    It drops words (`2 \\text{ hours } 30 \\text{ minutes}` equals 2), primes and bases (`x = 12` equals `12_5`), reads bare
+    lists as sets (`1,1,2` equals `1,2,2`), tuples beside lists too (`(2,1)` equals `x=1, y=2`), and forgets which brackets
+    stand around what is no interval (`(2,1)` equals `[2,1]`).
     """
     same = partial(_same, policy=policy, depth=DEPTH - 1)
-    if words_differ(predicted, expected, same):
+    if words_differ(predicted, expected, same) or _BASE.findall(predicted) != _BASE.findall(expected):
         return True
     one, other = bracketed(predicted), bracketed(expected)
     if one and other:
@@ -89,6 +90,8 @@ def _in_order(answer: str) -> list[str] | None:
 def _choice(predicted: str, expected: str, policy: Policy, same: Same) -> bool:
     """`(C) 12`, `C.` and `\\text{(C)}` where the expected answer is the letter C."""
     gold, chosen = _CHOICE.fullmatch(tight(expected)), _CHOSEN.fullmatch(predicted)
+    if gold and (alone := _CHOICE.fullmatch(tight(predicted))):
+        return alone["letter"] == gold["letter"]
     if not gold or not chosen or _OTHER_CHOICE.search(chosen["rest"] or ""):
         return False
     return (chosen["named"] or chosen["bracketed"] or chosen["bare"]).upper() == gold["letter"]

@@ -34,6 +34,7 @@ from sympy import (
     Mul,
     Piecewise,
     Product,
+    Rational,
     Sum,
     Symbol,
     Tuple,
@@ -269,10 +270,15 @@ def _has_value(expression) -> bool:
 
 @lru_cache(KNOWN_EXPRESSIONS)
 def _value(expression: Expr, point: tuple[float, float]) -> Any:
-    """The expression at a fixed point; None where it has no value there, or none that a hundred digits tell from zero."""
+    """The expression at a fixed point; None where it has no value there, or none that is told from zero.
+
+    To tell it a hundred digits are taken, and as many more as its longest number has: sqrt((2^2009 - 1)/(3*2^2008 - 1)) is not
+    sqrt(2/3), but for 605 digits it is.
+    """
     values = {symbol: _coordinate(symbol.name, *point) for symbol in expression.free_symbols}
+    longest = max((abs(each.p).bit_length() + each.q.bit_length() for each in expression.atoms(Rational)), default=0)
     try:
-        value = expression.evalf(DIGITS, subs=values, strict=True)
+        value = expression.evalf(DIGITS, subs=values, strict=True, maxn=100 + longest)
     except PrecisionExhausted:
         return None
     return value if all(part.is_Float or part.is_Integer for part in value.as_real_imag()) else None

@@ -282,32 +282,48 @@ def _start(
     cancelled = run.folder / "cancelled"
     was_cancelled = cancelled.exists()
     cancelled.unlink(missing_ok=True)
-    ids: dict[str, list[str]] = {}
-    for number, (job, origin) in enumerate(zip(jobs, origins, strict=True)):
-        path = _written(job, render(_waiting(job, ids), cluster, run, code_sha()), run)
-        if cluster.executor == "local":
-            if code := _run_here(path, job, run):
-                return code
-            continue
-        try:
-            ids.setdefault(origin, []).append(_submit(path, job, cluster, run))
-        except UserError:
-            _take_back(path, run)
-            if number and not job.after:
-                _cancel_newest(number, run)  # servers without clients would only wait
-            elif was_cancelled:
-                cancelled.touch()
-            raise
-    if cluster.executor == "slurm":
-        show(_next(run, ""))
+    if cluster.executor == "local":
+        codes = (_run_here(_written(job, render(job, cluster, run, code_sha()), run), job, run) for job in jobs)
+        return next((code for code in codes if code), 0)
+    ids: list[str] = []
+    try:
+        _submit_all(jobs, origins, cluster, run, ids)
+    except BaseException:  # Ctrl-C too
+        if not ids and was_cancelled:
+            cancelled.touch()
+        raise
+    show(_next(run, ""))
     return 0
 
 
-def _cancel_newest(number: int, run: "Run") -> None:
-    """End the jobs that this launch submitted before one was refused."""
-    from mathmill.launch.status import cancel_jobs, job_states
+def _submit_all(jobs: "Sequence[Job]", origins: list[str], cluster: "Cluster", run: "Run", ids: list[str]) -> None:
+    """Submit the jobs in their order, each after those that it waits for; `ids` gets Slurm's id of each.
 
-    cancel_jobs(job_states(run)[-number:])
+    Where it ends before the last, those that are of no use alone are cancelled: servers without clients would only wait.
+    """
+    from mathmill.launch.render import render
+    from mathmill.launch.snapshot import code_sha
+    from mathmill.launch.status import cancel_jobs
+    from mathmill.launch.submissions import submissions
+    from mathmill.launch.submit import submit
+
+    of_origin: dict[str, list[str]] = {}
+    try:
+        for job, origin in zip(jobs, origins, strict=True):
+            path = _written(job, render(_waiting(job, of_origin), cluster, run, code_sha()), run)
+            try:
+                tasks = submit(path, job, cluster, run)
+            except BaseException:  # a job that Slurm took meanwhile ends at once without these files
+                _take_back(path, run)
+                raise
+            ids.append(tasks[0].partition("_")[0])
+            of_origin.setdefault(origin, []).append(ids[-1])
+            _show_submitted(path, job, tasks, run)
+    except BaseException:
+        if 0 < len(ids) < len(jobs) and not jobs[len(ids)].after:
+            with suppress(UserError):  # the first failure is the one to tell
+                cancel_jobs(line for line in submissions(run) if line.job_id in ids)
+        raise
 
 
 def _take_back(path: Path, run: "Run") -> None:
@@ -341,15 +357,10 @@ def _run_here(path: Path, job: "Job", run: "Run") -> int:
     return code
 
 
-def _submit(path: Path, job: "Job", cluster: "Cluster", run: "Run") -> str:
-    """Submit one script; Slurm's id of the job, or of the array."""
-    from mathmill.launch.submit import submit
-
-    ids = submit(path, job, cluster, run)
+def _show_submitted(path: Path, job: "Job", ids: list[str], run: "Run") -> None:
     shown = f"{ids[0].split('_')[0]} ({count(len(ids), 'task')}: {ids[0]} to {ids[-1]})" if job.is_array else ids[0]
     log = run.logs / f"{job.name}.{ids[0]}.log"
     show([("script", _near(path)), ("job id", shown), ("log", f"tail -F {_near(log)}")])
-    return ids[0].partition("_")[0]
 
 
 def _next(run: "Run", stop_first: str) -> list[tuple[str, str | list[str]]]:

@@ -76,6 +76,11 @@ class JobState:
         return [task for task in self.tasks if task.state in LIVE]
 
     @property
+    def may_be_live(self) -> bool:
+        """Whether a task is queued or runs, for all that is known here."""
+        return any(task.state in {*LIVE, "UNKNOWN"} or task.state.startswith("on ") for task in self.tasks)
+
+    @property
     def failed(self) -> list[TaskState]:
         return [task for task in self.tasks if task.state in FAILED]
 
@@ -99,17 +104,21 @@ def live_jobs(run: Run) -> list[JobState]:
     return [job for job in job_states(run) if job.live]
 
 
-def cancel_jobs(jobs: Iterable[JobState]) -> None:
-    """End what is queued or runs: one scancel for all of Slurm's, TERM to the scripts here."""
-    live = [job for job in jobs if job.live]
-    ids = [job.submission.job_id for job in live if job.submission.executor == "slurm"]
+def cancel_jobs(jobs: Iterable[Submission]) -> None:
+    """End what is queued or runs of these: one scancel for all of Slurm's, TERM to the scripts here."""
+    jobs = list(jobs)
+    ids = [job.job_id for job in jobs if job.executor == "slurm"]
+    if ids and shutil.which("scancel") is None:
+        raise UserError(
+            f"no scancel on this machine, which ends jobs {', '.join(ids)}: run this on a login node of the cluster"
+        )
     if ids:
-        answer = subprocess.run(["scancel", *ids], capture_output=True, text=True)
+        answer = subprocess.run(["scancel", "--quiet", *ids], capture_output=True, text=True)  # quiet: some may be over
         if answer.returncode:
             raise UserError(f"scancel {' '.join(ids)} failed: {answer.stderr.strip()}")
-    for job in live:
-        for task in job.submission.local:
-            if lives(task, job.submission.host):
+    for job in jobs:
+        for task in job.local:
+            if lives(task, job.host):
                 os.kill(task.pid, signal.SIGTERM)
 
 
@@ -169,7 +178,7 @@ def _sacct(ids: list[str]) -> str:
     answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SLURM_BITSTR_LEN": "0"})
     if answer.returncode:
         raise UserError(
-            f"sacct does not answer: {answer.stderr.strip() or f'exit code {answer.returncode}'}; try again in a minute"
+            f"sacct does not answer: {' '.join(answer.stderr.split()) or f'exit code {answer.returncode}'}; try again in a minute"
         )
     return answer.stdout
 

@@ -1,5 +1,6 @@
 """What was submitted: the lines of RUN/jobs/submitted.jsonl."""
 
+import contextlib
 import os
 import socket
 import time
@@ -8,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mathmill.records import cut_torn_tail, line_of
+from mathmill.records import line_of
 from mathmill.run import Run
 
 Entry = TypeVar("Entry")
@@ -103,18 +104,24 @@ def submissions(run: Run) -> list[Submission]:
 
 def _append(path: Path, entry: msgspec.Struct) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        cut_torn_tail(path)
-    with path.open("ab") as stream:
-        stream.write(line_of(entry))
-        stream.flush()
-        os.fsync(stream.fileno())
+    line = line_of(entry)
+    while line not in (
+        there := path.read_bytes() if path.exists() else b""
+    ):  # another node's line may have taken its place
+        with path.open("ab") as stream:
+            stream.write(line if there.endswith(b"\n") or not there else b"\n" + line)
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _lines(path: Path, kind: type[Entry]) -> list[Entry]:
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]  # the last line may be half-written just now
-    return [msgspec.json.decode(line, type=kind) for line in whole.splitlines()]
+    """Every whole line. What a writer left that was killed, and a last line that is written just now, are passed over."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    found = []
+    for line in lines:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            found.append(msgspec.json.decode(line, type=kind))
+    return found
 
 
 def born(pid: int) -> str:

@@ -61,7 +61,10 @@ def require_slurm(cluster: Cluster) -> None:
 
 
 def submit(script: Path, job: Job, cluster: Cluster, run: Run) -> list[str]:
-    """Submit a script, note it in RUN/jobs/submitted.jsonl, and give the ids of its tasks."""
+    """Submit a script, note it in RUN/jobs/submitted.jsonl, and give the ids of its tasks.
+
+    A job whose launch is killed before it is noted ends by itself: its script looks for its id there.
+    """
     require_slurm(cluster)
     run.logs.mkdir(parents=True, exist_ok=True)  # where it is missing Slurm fails a job without a word
     with tempfile.TemporaryDirectory(prefix="mathmill-submit-") as folder, _login_environment():
@@ -80,7 +83,11 @@ def submit(script: Path, job: Job, cluster: Cluster, run: Run) -> list[str]:
         is_array=job.is_array,
         cluster=cluster.name,
     )
-    append_submission(run, submission)
+    try:
+        append_submission(run, submission)
+    except BaseException:  # a disk that is full, Ctrl-C: a job that nobody knows of must not run
+        subprocess.run(["scancel", job_id], capture_output=True, check=False)
+        raise
     return submission.task_ids
 
 

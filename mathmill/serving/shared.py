@@ -3,6 +3,7 @@
 RUN/servers/JOB.json    the address of a server that is ready, touched every BEAT_S while it serves
 RUN/servers/JOB.gone    why this server will not come back by itself
 RUN/servers/NAME.ended  the servers of launch NAME (RUN/jobs/NAME.json) have nothing left to do
+RUN/progress/JOB        the last start of this server that was of use: it was ready while a worker lived
 """
 
 import json
@@ -24,6 +25,7 @@ LEASE_S = 60.0
 """A server whose file was not touched for so long is taken for dead: what is in flight there is sent elsewhere."""
 LOOK_S = 0.5
 WORKER_LEASE_S = 120.0
+LOOK_FOR_WORKERS_S = 30.0
 WORK_LEFT = 75
 """Exit code of a server that ends before its job's limit: its script queues the task again (EX_TEMPFAIL)."""
 
@@ -83,14 +85,27 @@ def gone_servers(servers: Path, pool: str | None = None) -> dict[str, Gone]:
 
 
 def launches_of(jobs: Path, pool: str) -> Iterator[tuple[str, int]]:
-    """Name and number of servers of every launch for this pool, whatever became of it, off RUN/jobs/NAME.json."""
-    for path in sorted(jobs.glob("*.json")):
+    """Name and number of servers of every launch for this pool that Slurm took, whatever became of it."""
+    for name in _submitted(jobs / "submitted.jsonl"):
         try:
-            server = json.loads(path.read_text()).get("server")
+            server = json.loads((jobs / f"{name}.json").read_text()).get("server")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(server, dict) and server.get("pool") == pool:
-            yield path.stem, int(server.get("num_servers", 1))
+            yield name, int(server.get("num_servers", 1))
+
+
+def _submitted(path: Path) -> Iterator[str]:
+    """Names of the jobs in a run's list. A launch that was killed before it had submitted leaves files, and no line there."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield str(json.loads(line)["name"])
+        except (ValueError, TypeError, KeyError):  # half-written just now
+            continue
 
 
 def tell_to_end(servers: Path, launches: list[str]) -> None:
@@ -117,17 +132,28 @@ class Duty:
     """
 
     def __init__(
-        self, path: Path, launch: str, pool: str | None, *, drain_s: float = 60, idle_minutes: float = 60
+        self,
+        path: Path,
+        launch: str,
+        pool: str | None,
+        *,
+        restart: str = "0",
+        drain_s: float = 60,
+        idle_minutes: float = 60,
     ) -> None:
         self.path = path
         self.pool = pool
+        self._run = path.parent.parent
         self._launch = launch
+        self._restart = restart
         self._drain_s = drain_s
         self._idle_s = 60 * idle_minutes
         self._address: Address | None = None
         self._drain_at: float | None = None
         self._told = False
         self._looked = self._beaten = self._seen = time.monotonic()
+        self._looked_for_workers = 0.0
+        self._was_of_use = False
         self._gone = path.with_suffix(".gone")
         if pool is None:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # its job's main step drains; as main itself it just ends
@@ -141,6 +167,7 @@ class Duty:
     def announce(self, address: Address) -> None:
         self._address = address
         write_address(self.path, address)
+        self._looked_for_workers = 0.0  # whether this start was of use is noted at once
 
     def withdraw(self) -> None:
         """Take the announcement back, unless it is a later start's already."""
@@ -162,7 +189,11 @@ class Duty:
             return 0
         if self._told:
             return self._drained()
-        if self._idle_s and self._nobody_came():
+        self._look_for_workers()
+        if self._is_idle():
+            self._looked_for_workers = 0.0  # somebody may have come since the last look
+            self._look_for_workers()
+        if self._is_idle():
             self.say_gone(f"no worker of the run lived for {self._idle_s / 60:g} minutes (server_idle_minutes)")
             return 0
         self._beat()
@@ -175,17 +206,40 @@ class Duty:
             self.withdraw()
         return WORK_LEFT if time.monotonic() >= self._drain_at else None
 
-    def _nobody_came(self) -> bool:
-        if time.monotonic() - self._seen < min(self._idle_s, WORKER_LEASE_S):
-            return False
+    def _look_for_workers(self) -> None:
+        """Now and then: whether anybody is there to serve."""
+        if time.monotonic() - self._looked_for_workers < min(
+            LOOK_FOR_WORKERS_S, self._idle_s / 3 or LOOK_FOR_WORKERS_S
+        ):
+            return
+        self._looked_for_workers = time.monotonic()
+        workers = self._run / "workers"
         try:
-            workers = self.path.parent.parent / "workers"
             beats = [path.stat().st_mtime for path in workers.glob("[!.]*")]
             if beats and clock_of(workers) - max(beats) < WORKER_LEASE_S:
                 self._seen = time.monotonic()
+                self._note_use()
         except OSError:  # a worker that ended meanwhile, or a file system that hiccups
             self._seen = max(self._seen, time.monotonic() - self._idle_s + 1)
-        return time.monotonic() - self._seen > self._idle_s
+
+    def _is_idle(self) -> bool:
+        return bool(self._idle_s) and time.monotonic() - self._seen > self._idle_s
+
+    def is_of_no_use(self, max_idle_starts: int) -> bool:
+        """Whether so many starts in a row were not ready while a worker lived. Says why it does not come back, if so."""
+        try:
+            last = int((self._run / "progress" / self.path.stem).read_text())
+        except (OSError, ValueError):
+            last = -1
+        if self.pool is None or not max_idle_starts or int(self._restart) - 1 - last < max_idle_starts:
+            return False
+        self.say_gone(f"{max_idle_starts} starts in a row were of no use: no worker lived, or it was not ready in time")
+        return True
+
+    def _note_use(self) -> None:
+        if self._address is not None and not self._was_of_use:
+            write_whole(self._run / "progress" / self.path.stem, f"{self._restart}\n")
+            self._was_of_use = True
 
     def _beat(self) -> None:
         if self._address is None or time.monotonic() - self._beaten < BEAT_S:
@@ -202,7 +256,6 @@ class Duty:
         """Note why this server of a pool does not come back, for workers that wait and for the user."""
         print(reason, flush=True)
         if self.pool is not None:
-            run = self.path.parent.parent
-            log = run / "logs" / f"{self._launch}.{self.path.stem}.log"
+            log = self._run / "logs" / f"{self._launch}.{self.path.stem}.log"
             gone = Gone(pool=self.pool, launch=self._launch, reason=reason, log=str(log))
             write_whole(self._gone, json.dumps(asdict(gone)) + "\n")

@@ -60,6 +60,8 @@ class ServerOptions:
     """Of a pool: how long what is in flight may take to finish before the job's time limit."""
     idle_minutes: float = 60.0
     """Of a pool: it ends when no worker of the run has lived for so long; 0: never."""
+    max_idle_starts: int = 0
+    """Of a pool: it gives up after so many starts in a row that were not ready while a worker lived; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,16 @@ def stay(child: Child, server: Server, duty: Duty) -> int:
 
 def run_first(options: ServerOptions, place: Place, kind: Kind) -> int:
     """Start the server and stay with it; its exit code. One of a pool that ends unasked says why, for all to see."""
-    duty = Duty(place.address, place.launch, options.pool, drain_s=options.drain_s, idle_minutes=options.idle_minutes)
+    duty = Duty(
+        place.address,
+        place.launch,
+        options.pool,
+        restart=place.restart,
+        drain_s=options.drain_s,
+        idle_minutes=options.idle_minutes,
+    )
+    if duty.is_of_no_use(options.max_idle_starts):
+        return 1
     times = ServerTimes(place.servers.parent, place.job, place.restart)
     try:
         with Child() as child:

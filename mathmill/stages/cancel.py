@@ -20,19 +20,29 @@ def main() -> None:
 
 
 def cancel(options: CancelOptions) -> int:
-    """Leave the marker that stops requeues, then end all live jobs, on Slurm with one scancel."""
+    """Leave the marker that stops requeues, then end all jobs of the run, on Slurm with one scancel."""
+    from mathmill.errors import UserError, said_by_disk
     from mathmill.files import write_whole
     from mathmill.launch.status import cancel_jobs, live_jobs
+    from mathmill.launch.submissions import submissions
     from mathmill.run import find_run
 
     run = find_run(options.run)
-    write_whole(run.folder / "cancelled", "")  # first, so that nothing queues again while we look
-    live = live_jobs(run)
-    cancel_jobs(live)
-    if not live:
-        print(f"run {run.name}: nothing is queued or running")
-    for job in live:
-        line = job.submission
-        tasks = f"{len(job.live)} of {len(job.tasks)} tasks"
-        print(f"run {run.name}: stopping {line.name} {line.job_id or line.task_ids[0]} ({tasks})")
+    said = []
+    try:
+        write_whole(run.folder / "cancelled", "")  # first, so that nothing queues again while we look
+    except OSError as problem:  # a full disk keeps no job alive
+        said.append(
+            f"{said_by_disk(problem)}: a job that is near its time limit may queue again, so say this once more"
+        )
+    try:
+        for job in live_jobs(run):
+            line = job.submission
+            tasks = f"{len(job.live)} of {len(job.tasks)} tasks"
+            said.append(f"stopping {line.name} {line.job_id or line.task_ids[0]} ({tasks})")
+    except UserError as problem:  # the accounting is away, and Slurm itself may be there
+        said.append(f"every job is told to end, whatever its state: {problem}")
+    cancel_jobs(submissions(run))
+    for text in said or ["nothing is queued or running"]:
+        print(f"run {run.name}: {text}")
     return 0

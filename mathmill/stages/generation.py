@@ -85,8 +85,8 @@ def run_generation(options: GenerationOptions) -> int:
     if not (planned.work.shards_left or options.dry_run or options.test_only):
         from mathmill.generation.summary import print_summary
 
-        print_summary(run)
         print(f"{run.folder} is finished; nothing to do", file=sys.stderr)
+        print_summary(run)
         return 0
     return launch_sets([planned], model, cluster, run, options, work_lines(options, planned))
 

@@ -36,11 +36,9 @@ from mathmill.prompts import Prompt
 from mathmill.records import Problem, lines_of, short_sha
 from mathmill.run import Run, check_run_name
 from mathmill.serving.kinds import find_kind
-from mathmill.stages.steps import sandbox_step, server_job, server_section, server_step
+from mathmill.stages.steps import MAX_IDLE_STARTS, sandbox_step, server_job, server_section, server_step
 
 BUNDLED_MODEL = "words"
-MAX_IDLE_STARTS = 5
-"""Starts of a task in a row that may finish no row, by its limit or by preemption, before it gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +208,7 @@ def work_of(sample_set: SampleSet, folder: SetFolder, num_samples: int, retry_qu
     left = [shard for shard in blocks if shard.name not in done]
     again = [shard.before() for shard in reopened(folder) if shard.name not in done]
     if retry_quarantined:
-        again += [shard for shard in quarantined(folder) if shard.name in done]
+        again += [shard for shard in quarantined(folder, done) if num_set_aside(folder, shard)]
     rows_again = sum(num_set_aside(folder, shard) for shard in again)
     return Work(
         num_shards=len(blocks),

@@ -89,7 +89,7 @@ def talk_job(model: "Model", here: bool) -> "Job":
 
 def stay_until_ctrl_c(run: Run) -> int:
     """Wait for the server that was just submitted, tell how to reach it, and cancel its job on Ctrl-C."""
-    from mathmill.launch.status import cancel_jobs, live_jobs
+    from mathmill.launch.status import cancel_jobs
     from mathmill.launch.submissions import submissions
 
     job_id = submissions(run)[-1].job_id
@@ -102,7 +102,7 @@ def stay_until_ctrl_c(run: Run) -> int:
         raise UserError(f"the server's job {job_id} has ended; its log: {log_of(run, job_id)}")
     except KeyboardInterrupt:
         print("the server ends", file=sys.stderr)
-        cancel_jobs(job for job in live_jobs(run) if job.submission.job_id == job_id)
+        cancel_jobs(job for job in submissions(run) if job.job_id == job_id)
         return 0
     finally:
         header_file(path).unlink(missing_ok=True)

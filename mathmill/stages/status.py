@@ -55,9 +55,17 @@ def watch(run: "Run") -> int:
     """Show the status until no job is live. A terminal is drawn anew; elsewhere each showing is a paragraph."""
     import time
 
-    is_terminal = sys.stdout.isatty()
+    from mathmill.errors import UserError
+
+    is_terminal, is_first = sys.stdout.isatty(), True
     while True:
-        lines, is_live = status_lines(run)
+        try:
+            lines, is_live = status_lines(run)
+            is_first = False
+        except UserError as problem:  # the accounting may be away for a while
+            if is_first:
+                raise
+            lines, is_live = [f"run {run.name}: {problem}"], True
         print(f"\033[H\033[J{time.strftime('%H:%M:%S')}" if is_terminal else time.strftime("%H:%M:%S"))
         print("\n".join(lines) if is_terminal else "\n".join([*lines, ""]), flush=True)
         if not is_live:
@@ -80,6 +88,11 @@ def status_lines(run: "Run") -> tuple[list[str], bool]:
         *job_lines(jobs, run, is_whole),
         *([] if is_whole else server_lines(run, jobs)),
         *([] if is_live else cost_lines(run, jobs)),
+        *(
+            ["  nothing is queued or running; the launch command goes on"]
+            if sets and not (is_whole or any(job.may_be_live for job in jobs))
+            else []
+        ),
     ]
     return lines, is_live
 

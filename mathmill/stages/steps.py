@@ -6,6 +6,10 @@ from mathmill.launch.cluster import Cluster, Model
 from mathmill.launch.job import Job, Step
 from mathmill.serving.kinds import find_kind
 
+MAX_IDLE_STARTS = 5
+"""Starts of a task in a row that may come to nothing, by its limit or by preemption, before it gives up: a worker's that
+finish no row, a shared server's that are not ready while a worker lives."""
+
 
 def server_step(model: Model, main: bool = False) -> Step:
     """The step that serves a model and announces it by an address file; `main` in a job that is a server and nothing else."""
@@ -50,6 +54,7 @@ def server_job(
         "pool": model.name,
         "num_servers": num_servers,
         "idle_minutes": idle_minutes,
+        "max_idle_starts": MAX_IDLE_STARTS if idle_minutes else 0,
         # what is in flight may finish, and is done again elsewhere where it does not
         "drain_s": min(120.0, 0.5 * (cluster.stop_before_s or 240)),
     }

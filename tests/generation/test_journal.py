@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mathmill.files import publish_once, write_whole
 from mathmill.generation.journal import OpenShard
 from mathmill.generation.parts import journaled, publish
 from mathmill.generation.shards import Shard
@@ -129,3 +130,14 @@ def test_a_command_on_a_full_disk_ends_with_one_line(tmp_path, capsys):
         ended_by(fail)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: runs/x: Disk quota exceeded; make room, or have your quota raised\n"
+
+
+def test_a_file_that_could_not_be_written_is_named_and_nothing_stays(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # fsync names no file
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (publish_once, write_whole):
+        with pytest.raises(OSError, match=r"No space left on device: .*here'"):
+            write(tmp_path / "here", "content")
+    assert not list(tmp_path.iterdir())

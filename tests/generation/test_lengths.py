@@ -15,7 +15,7 @@ WORDS = Path(__file__).parents[2] / "models" / "words"
 
 def test_prompts_that_fit_by_their_bytes_are_not_tokenized():
     lengths = lengths_of(["short", "a little longer"], str(WORDS), 2048)
-    assert (lengths.is_exact, lengths.too_long, lengths.context_length) == (False, [], 2048)
+    assert (lengths.too_long, lengths.context_length) == ([], 2048)
 
 
 def test_only_prompts_whose_tokens_do_not_fit_are_too_long():
@@ -25,7 +25,7 @@ def test_only_prompts_whose_tokens_do_not_fit_are_too_long():
     tokens = len(Tokenizer.from_file(str(WORDS / "tokenizer.json")).encode(text).ids)
     assert len(text) > tokens + LEAST_ROOM
     fits = lengths_of(["x", text], str(WORDS), tokens + LEAST_ROOM)
-    assert (fits.is_exact, fits.longest, fits.too_long) == (True, tokens, [])
+    assert (fits.longest, fits.too_long) == (tokens, [])
     assert lengths_of(["x", text], str(WORDS), tokens + LEAST_ROOM - 1).too_long == [1]
 
 

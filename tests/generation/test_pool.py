@@ -287,6 +287,8 @@ def test_servers_that_live_and_answer_nobody_are_not_waited_for_as_long_as_none_
 
 def launched(run, name, num_servers):
     (run.jobs / f"{name}.json").write_text(json.dumps({"server": {"pool": "toy", "num_servers": num_servers}}))
+    with (run.jobs / "submitted.jsonl").open("a") as lines:
+        lines.write(json.dumps({"name": name}) + "\n")
 
 
 def test_when_all_servers_are_gone_for_good_nobody_waits_and_the_log_is_named(run):

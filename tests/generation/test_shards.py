@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mathmill.errors import UserError
 from mathmill.generation.parts import journaled, publish
 from mathmill.generation.progress import set_progress
-from mathmill.generation.sets import shard_shape
+from mathmill.generation.sets import SetFolder, shard_shape
 from mathmill.generation.shards import Shard, cut, published, shard_of
 from mathmill.records import Solution, line_of, lines_of, read_records
 from tests.generation.making import problems_like, run_with, set_of, solution_of
@@ -53,6 +53,25 @@ def test_fewer_samples_than_there_were_ask_for_nothing_new(tmp_path):
     _, folder = run_with(tmp_path, problems_like(4), num_samples=4)
     assert folder.extents_with(2) == folder.extents() == [4]
     assert folder.extents_with(6) == [4, 6]
+
+
+def test_a_node_whose_view_lags_cannot_cut_a_block_anew(tmp_path, monkeypatch):
+    _, folder = run_with(tmp_path, problems_like(4), num_samples=4)
+    stale = folder.extents()
+    folder.grow(256)
+    now, looks = SetFolder.extents, iter([stale, stale, stale, stale])
+    monkeypatch.setattr(SetFolder, "extents", lambda self: next(looks, None) or now(self))
+    folder.grow(64)  # asked for on a node that has not seen the 256 yet
+    assert now(folder) == [4, 256]
+
+
+def test_files_that_look_like_numbers_of_samples_are_told_from_them(tmp_path):
+    _, folder = run_with(tmp_path, problems_like(4), num_samples=4)
+    (folder.folder / "samples.001.orig").write_text("8")
+    assert folder.extents() == [4]
+    (folder.folder / "samples.001").write_text("")
+    with pytest.raises(UserError, match=r"samples.001: does not hold a number of samples"):
+        folder.extents()
 
 
 def test_a_set_whose_problems_were_changed_is_refused(tmp_path):

@@ -6,9 +6,10 @@ import pytest
 from mathmill.generation.parts import clear_away_what_is_published, publish, reopen
 from mathmill.generation.progress import set_progress
 from mathmill.generation.sets import seed_of
-from mathmill.generation.shards import keys_of, left, set_aside_file
+from mathmill.generation.shards import keys_of, left, reopened, set_aside_file
 from mathmill.generation.verify import verify_set
 from mathmill.records import line_of, lines_of
+from mathmill.stages.sampling import work_of
 from tests.generation.making import problems_like, run_with, solution_of
 
 CODES = {"x"}
@@ -72,8 +73,9 @@ def test_what_was_set_aside_is_settled_until_it_is_asked_for_again_and_then_made
     assert proof.holds and (proof.num_made, proof.num_set_aside) == (14, 2)
     before = {path: path.read_bytes() for path in folder.folder.glob("p0*.jsonl")}
 
-    assert reopen(folder) == 2
-    assert reopen(folder) == 0
+    reopen(folder)
+    reopen(folder)
+    assert len(reopened(folder)) == 2  # once
     assert [shard.name for shard in left(folder, folder.load())] == [
         "p00000-00003.s000-001.r1",
         "p00004-00007.s000-001.r1",
@@ -88,7 +90,7 @@ def test_what_was_set_aside_is_settled_until_it_is_asked_for_again_and_then_made
     assert (set_progress(folder).num_done, set_progress(folder).num_quarantined) == (16, 1)
     assert before.items() <= {path: path.read_bytes() for path in folder.folder.glob("p0*.jsonl")}.items()
 
-    assert reopen(folder) == 1
+    reopen(folder)
     settle(folder, problems)
     assert verify_set(folder, CODES).num_made == 16
 
@@ -97,7 +99,8 @@ def test_rows_that_an_open_shard_set_aside_stay_so_until_it_is_published(made):
     folder, _ = made
     part = folder.quarantine / "p00000-00003.s000-001.0001.a.jsonl"
     part.write_bytes(b'{"problem_id":"toy/test/1","sample_index":0,"reason":"no"}\n')
-    assert reopen(folder) == 0
+    reopen(folder)
+    assert not reopened(folder)
     assert part.exists()  # its worker has it open, and its publisher needs the reason
 
 
@@ -131,6 +134,9 @@ def test_a_publisher_that_was_killed_before_it_cleared_away_loses_no_reason(made
     line = b'{"problem_id":"toy/test/0","sample_index":0,"reason":"no"}\n'
     (folder.quarantine / f"{shard.name}.0001.a.jsonl").write_bytes(line)
     assert verify_set(folder, CODES).num_wrong == 0
+    assert set_progress(folder).num_quarantined == 1
+    work = work_of(folder.load(), folder, num_samples=2, retry_quarantined=True)
+    assert work.rows_left == 1 + 8  # the row that is asked for again, and the other shard
     clear_away_what_is_published(folder, problems)
     assert not list(folder.parts.iterdir())
     assert [path.name for path in folder.quarantine.iterdir()] == [f"{shard.name}.jsonl"]
@@ -145,14 +151,14 @@ def test_asking_again_right_after_a_publisher_was_killed_loses_no_reason(made):
     (folder.folder / f"{shard.name}.jsonl").write_bytes(lines_of(rows[1:]))
     line = b'{"problem_id":"toy/test/0","sample_index":0,"reason":"no"}\n'
     (folder.quarantine / f"{shard.name}.0001.a.jsonl").write_bytes(line)
-    assert reopen(folder) == 1
+    reopen(folder)
     assert keys_of(folder, shard.again(), problems) == [("toy/test/0", 0)]
 
 
 def test_a_further_attempt_whose_list_is_not_to_be_seen_is_never_taken_for_empty(made):
     folder, problems = made
     settle(folder, problems, set_aside={("toy/test/1", 0)})
-    assert reopen(folder) == 1
+    reopen(folder)
     [again] = left(folder, folder.load())
     set_aside_file(folder, again.before()).unlink()
     with pytest.raises(FileNotFoundError):

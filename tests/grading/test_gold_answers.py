@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from sympy import Eq, Symbol
 
 from mathmill.grading import GradingPool, grade, symbolic
 from mathmill.grading.compare import read
@@ -73,8 +74,10 @@ def test_every_gold_answer_equals_itself_and_its_respellings(dev_data, pool):
 
 
 def size_of(answer: str) -> float | None:
-    """The size of an expression at a fixed point; None where it has none."""
+    """The size of an expression, of the right side of `x = …`, at a fixed point; None where it has none."""
     expression = symbolic._parsed(answer)[0]
+    if isinstance(expression, Eq) and isinstance(expression.lhs, Symbol):
+        expression = expression.rhs
     try:
         value = symbolic._value(expression, symbolic.POINTS[0]) if symbolic._has_value(expression) else None
         return None if value is None else float(abs(value))

@@ -340,7 +340,7 @@ def test_a_local_run_is_seen_and_cancelled_from_another_terminal(run: Run, repo:
         wait_for(lambda: main_runs(run))
         live = live_jobs(run)
         assert [task.state for job in live for task in job.tasks] == ["RUNNING"]
-        cancel_jobs(live)
+        cancel_jobs(job.submission for job in live)
 
         assert launcher.wait(timeout=10) == 143
     finally:

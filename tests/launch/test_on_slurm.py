@@ -18,6 +18,7 @@ from mathmill.launch.status import cancel_jobs, job_states, live_jobs
 from mathmill.launch.submissions import submissions
 from mathmill.launch.submit import submit, would_start
 from mathmill.run import Run
+from mathmill.stages.cancel import CancelOptions, cancel
 from mathmill.stages.status import job_lines
 from tests.launch.toys import MAIN, SANDBOX, SERVER, SLURM, environment, new_run, notes, script_of, toy_job, wait_for
 
@@ -61,7 +62,7 @@ def test_sbatch_is_called_once_and_gets_our_very_bytes(run: Run, slurm, sbatch_c
         [state] = job_states(run)
         assert state.counts == {"PENDING": tasks}
     finally:
-        cancel_jobs(live_jobs(run))
+        cancel_jobs(job.submission for job in live_jobs(run))
 
 
 def test_an_array_runs_with_logs_where_the_launch_said_and_states_from_sacct(run: Run, slurm):
@@ -212,7 +213,7 @@ def test_cancelling_lets_main_flush_and_nothing_comes_back(run: Run, slurm):
     job = toy_job(main={"seconds": 100}, server={}, tasks=2)
     ids = submit(script_of(job, SLURM, run), job, SLURM, run)
     wait_for(lambda: all_started(run, 2), 60)
-    cancel_jobs(live_jobs(run))
+    cancel_jobs(job.submission for job in live_jobs(run))
 
     assert set(slurm.states(ids[0].split("_")[0]).values()) == {"CANCELLED by 0"}
 
@@ -298,7 +299,7 @@ def test_a_launch_while_jobs_are_queued_submits_nothing_and_names_them(
         assert [line.name for line in submissions(run)] == ["generation", "generation-2"]
         assert (run.jobs / "generation-2.sbatch").exists() and (run.jobs / "generation-2.json").exists()
     finally:
-        cancel_jobs(live_jobs(run))
+        cancel_jobs(job.submission for job in live_jobs(run))
 
 
 def test_of_two_jobs_that_need_each_other_none_stays_when_slurm_refuses_one(run: Run, slurm):
@@ -313,6 +314,20 @@ def test_of_two_jobs_that_need_each_other_none_stays_when_slurm_refuses_one(run:
     assert not (run.jobs / "clients.sbatch").exists()
 
 
+def test_a_launch_that_is_interrupted_between_two_jobs_leaves_no_servers_without_clients(
+    run: Run, slurm, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mathmill.launch.launching._show_submitted", interrupted)
+    alone = replace(toy_job(directives={"hold": True}), steps=(replace(MAIN, module="mathmill.errors"),))
+    with pytest.raises(KeyboardInterrupt):
+        launch([alone, replace(alone, name="clients")], SLURM, run, LaunchOptions(), [])
+    assert [line.name for line in submissions(run)] == ["generation"]
+    assert wait_for(lambda: not live_jobs(run))
+
+
 def test_no_state_is_invented_when_sacct_does_not_answer(
     run: Run, slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -325,6 +340,52 @@ def test_no_state_is_invented_when_sacct_does_not_answer(
 
     with pytest.raises(UserError, match="sacct does not answer"):
         job_states(run)
+
+
+def test_a_run_is_cancelled_while_the_accounting_is_away(
+    run: Run, slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    job = toy_job()
+    [over] = submit(script_of(job, SLURM, run), job, SLURM, run)
+    slurm.states(over)
+    held = replace(job, directives={"hold": True})
+    [waiting] = submit(script_of(held, SLURM, run), held, SLURM, run)
+    conf = re.sub(r"(AccountingStoragePort)=\d+", r"\1=9", Path(slurm.env["SLURM_CONF"]).read_text())
+    (tmp_path / "slurm.conf").write_text(conf)
+    with monkeypatch.context() as away:
+        away.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+        assert cancel(CancelOptions(run=str(run.folder))) == 0
+    assert "every job is told to end, whatever its state: sacct does not answer" in capsys.readouterr().out
+    assert wait_for(lambda: not live_jobs(run))
+    assert slurm.states(waiting)[waiting].startswith("CANCELLED")
+
+
+def test_a_job_that_its_launch_did_not_live_to_note_ends_by_itself(run: Run, slurm):
+    job = toy_job(tasks=2)
+    script = script_of(job, SLURM, run)
+    text = script.read_text()
+    assert "tries < 30" in text
+    script.write_text(text.replace("tries < 30", "tries < 2"))
+    array = slurm.call("sbatch", "--parsable", script).strip()
+    assert "FAILED" in (states := set(slurm.states(array).values())) and states <= {"FAILED", "CANCELLED by 0"}
+    log = (run.logs / f"generation.{array}_0.log").read_text()
+    assert "is not in jobs/submitted.jsonl: its launch was killed" in log
+    assert notes(run) == {}
+
+
+def test_of_a_job_that_cannot_be_noted_nothing_stays(run: Run, slurm, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "submitted.jsonl")
+
+    monkeypatch.setattr("mathmill.launch.submit.append_submission", full)
+    job = replace(toy_job(directives={"hold": True}), steps=(replace(MAIN, module="mathmill.errors"),))
+    before = slurm.call("squeue", "--noheader", "--me", "--format=%i")
+    with pytest.raises(OSError, match="No space left"):
+        launch([job], SLURM, run, LaunchOptions(), [])
+    assert not list(run.jobs.glob("*.sbatch")) and not list(run.jobs.glob("*.json"))
+    assert wait_for(
+        lambda: set(slurm.call("squeue", "--noheader", "--me", "--format=%i").split()) <= set(before.split())
+    )
 
 
 def test_a_step_left_by_main_does_not_outlive_the_job(run: Run, slurm):

@@ -1,6 +1,8 @@
 """What sacct's lines mean, and what is shown of them. The lines were printed by sacct 22.05."""
 
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from mathmill.errors import UserError
 from mathmill.generation.progress import SetProgress
 from mathmill.launch.status import JobState, expand, job_states, live_jobs, read_sacct
-from mathmill.launch.submissions import LocalTask, Submission, append_submission, submissions
+from mathmill.launch.submissions import LocalTask, Submission, append_submission, local_ends, submissions
 from mathmill.run import Run
 from mathmill.stages.status import job_lines, set_lines, sets_progress
 
@@ -137,6 +139,23 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path):
     append_submission(run, submission(job_id="2"))
 
     assert [line.job_id for line in submissions(run)] == ["1", "2"]
+
+
+APPENDER = """
+import sys
+from pathlib import Path
+from mathmill.launch.submissions import LocalEnd, append_end
+from mathmill.run import Run
+for number in range(40):
+    append_end(Run(Path(sys.argv[1])), LocalEnd(task_id=f"{sys.argv[2]}-{number}", code=0))
+"""
+
+
+@pytest.mark.slow
+def test_launches_side_by_side_lose_no_line(tmp_path: Path):
+    for each in [subprocess.Popen([sys.executable, "-c", APPENDER, tmp_path, name]) for name in "abc"]:
+        assert each.wait() == 0
+    assert local_ends(Run(tmp_path)) == {f"{name}-{number}": 0 for name in "abc" for number in range(40)}
 
 
 def test_a_process_id_that_was_used_again_is_not_our_run(tmp_path: Path):

@@ -93,13 +93,28 @@ def test_one_that_nobody_comes_to_ends_and_one_with_a_worker_stays(step):
     workers.mkdir()
     with step.start() as process:
         step.wait_ready(process)
+        assert not (step.run / "progress" / "77").exists()
         for _ in range(12):
             (workers / "somebody").touch()
             time.sleep(0.5)
         assert process.poll() is None
+        assert (step.run / "progress" / "77").read_text() == "0\n"  # this start was of use
         (workers / "somebody").unlink()
         assert process.wait(15) == 0
     assert "no worker of the run lived for 0.05 minutes" in gone(step)
+
+
+def test_one_whose_starts_were_of_no_use_gives_up_before_it_loads_anything_and_says_so(step):
+    step.options["max_idle_starts"] = 2
+    with step.start(MATHMILL_RESTART="2") as process:  # neither of two was ready while a worker lived
+        assert process.wait(10) == 1
+    assert "2 starts in a row were of no use" in gone(step)
+    (step.run / "progress").mkdir()
+    (step.run / "progress" / "77").write_text("1\n")
+    with step.start(MATHMILL_RESTART="2") as process:
+        step.wait_ready(process)
+        assert not (step.run / "servers" / "77.gone").exists()
+        process.terminate()
 
 
 def test_garbage_among_the_files_is_passed_over(tmp_path):
@@ -111,6 +126,10 @@ def test_garbage_among_the_files_is_passed_over(tmp_path):
     (tmp_path / "jobs").mkdir()
     for name, text in {"a": "[]", "b": "{", "c": '{"server": {"pool": "tiny"}}', "d": '{"server": null}'}.items():
         (tmp_path / "jobs" / f"{name}.json").write_text(text)
+    lines = [f'{{"name":"{name}"}}' for name in ("a", "b", "c", "d", "lost")]
+    (tmp_path / "jobs" / "submitted.jsonl").write_text("\n".join([*lines, "[]", "{", '{"name":']))
     assert list(announced(tmp_path, "tiny")) == ["1"]
     assert gone_servers(tmp_path) == {}
+    assert dict(launches_of(tmp_path / "jobs", "tiny")) == {"c": 1}
+    (tmp_path / "jobs" / "never-submitted.json").write_text('{"server": {"pool": "tiny"}}')
     assert dict(launches_of(tmp_path / "jobs", "tiny")) == {"c": 1}

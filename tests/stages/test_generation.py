@@ -110,10 +110,8 @@ def test_fewer_samples_than_there_were_is_no_mistake_and_more_only_add(workdir, 
         assert say(capsys, "--num_samples", str(num_samples))[0] == 0
     rows = [dict(lines)["left"].split(" samples")[0] for lines in launched]
     assert rows == ["1,600 of 1,600", "1,600 of 1,600", "12,800 of 12,800"]
-    assert sorted(path.name for path in Path("runs").glob("*/solutions/*/samples.*")) == [
-        "samples.000008",
-        "samples.000064",
-    ]
+    files = sorted(Path("runs").glob("*/solutions/*/samples.*"))
+    assert [(path.name, path.read_text()) for path in files] == [("samples.001", "8\n"), ("samples.002", "64\n")]
 
 
 @pytest.mark.slow

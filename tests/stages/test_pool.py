@@ -44,7 +44,7 @@ SAMPLING = Sampling(
 def run(workdir, slurm):
     run = Run((workdir / "runs" / "pool").resolve())
     yield run
-    cancel_jobs(live_jobs(run))
+    cancel_jobs(job.submission for job in live_jobs(run))
 
 
 def write_problems(name: str, lines: list[str]) -> str:

@@ -1,7 +1,9 @@
 """What status says of a run that is at work and of one that is over."""
 
 import msgspec
+import pytest
 
+from mathmill.errors import UserError
 from mathmill.files import write_whole
 from mathmill.generation.claims import Claims, Heartbeat, this_worker
 from mathmill.generation.effort import Counts, Effort, EffortNotes, efforts, live_efforts
@@ -9,7 +11,8 @@ from mathmill.generation.progress import ShardCounts, set_progress
 from mathmill.generation.shards import left
 from mathmill.launch.status import JobState, read_sacct
 from mathmill.records import lines_of
-from mathmill.stages.status import cost_lines, rate_lines, set_lines, shards_of
+from mathmill.stages import status
+from mathmill.stages.status import cost_lines, rate_lines, set_lines, shards_of, status_lines
 from tests.generation.making import problems_like, run_with, solution_of
 from tests.launch.test_status import submission
 
@@ -71,3 +74,22 @@ def test_a_worker_notes_its_effort_and_leaves_it_at_its_end(tmp_path):
         pass
     [effort] = efforts(run)
     assert (effort.job, effort.restart, effort.num_rows, effort.num_correct, effort.num_tokens) == ("9_0", 2, 7, 5, 70)
+
+
+def test_a_run_that_stopped_says_so_and_watching_outlives_an_accounting_that_is_away(tmp_path, monkeypatch, capsys):
+    run, _ = run_with(tmp_path, problems_like(4))
+    assert "nothing is queued or running" in status_lines(run)[0][-1]
+    real = status.status_lines
+    looks = iter([lambda _: (["at work"], True), away, real])
+    monkeypatch.setattr(status, "status_lines", lambda run: next(looks)(run))
+    monkeypatch.setattr(status, "WATCH_S", 0.0)
+    assert status.watch(run) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("at work") < shown.index("sacct does not answer") < shown.index("nothing is queued or running")
+    monkeypatch.setattr(status, "status_lines", away)
+    with pytest.raises(UserError):  # where it never was there, waiting is in vain
+        status.watch(run)
+
+
+def away(_: object) -> None:
+    raise UserError("sacct does not answer")
