@@ -23,7 +23,7 @@ HEAD = np.dtype([("digest", f"V{DIGEST}"), ("size", "u4")])
 """What stands before the lines: each one's digest and bytes."""
 BESIDE = b"\t"
 """Between a line and where its row stood, where that is kept. JSON has none."""
-SPILL_BYTES = 32 << 20
+SPILL_BYTES = 16 << 20
 """So much is held before it is written."""
 WRITTEN_AT_ONCE = 1 << 20
 _encode = msgspec.json.Encoder().encode
