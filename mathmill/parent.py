@@ -1,8 +1,10 @@
 """What a process asks of Linux for itself: to end when its parent is gone, to hide its environment. Standard library only."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
+import threading
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 TOLD = "MATHMILL_DIE_WITH_PARENT"
@@ -19,6 +21,18 @@ def end_with(parent: int) -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def end_with_starter() -> None:
+    """End this process of multiprocessing with the one that started it, whose child it is not where a fork server is between."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def wait() -> None:
+        starter.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def die_with_parent_if_told() -> bool:

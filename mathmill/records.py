@@ -32,6 +32,8 @@ ErrorMessage = Literal[
 ]
 """How the code of a solution went: empty when its last block ran well, `not_executed` when it has no block."""
 GenerationType = Literal["without_reference_solution", "reference_solution", "masked_reference_solution"]
+MASKING: GenerationType = "reference_solution"
+"""That of a candidate for a masked solution: it was shown the solution itself, and has no answer to be graded."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

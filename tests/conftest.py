@@ -32,9 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """No test may meet a Slurm of this machine, or think that it runs inside a job: ours is the only one named."""
     clients = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_")
-    settings = ("MATHMILL_DEV_DATA", "MATHMILL_SLURM_ROOT")
+    settings = ("MATHMILL_DEV_DATA", "MATHMILL_SLURM_ROOT", "MATHMILL_APPTAINER_", "MATHMILL_TRIALS_")
     for name in list(os.environ):
-        ours = name.startswith("MATHMILL_") and name not in settings and not name.startswith("MATHMILL_APPTAINER_")
+        ours = name.startswith("MATHMILL_") and not name.startswith(settings)
         if ours or name.startswith(clients):
             del os.environ[name]
     os.environ["SLURM_CONF"] = str(SLURM_ROOT / "etc" / "slurm.conf")

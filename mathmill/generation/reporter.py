@@ -12,7 +12,7 @@ from mathmill.generation.effort import Counts
 from mathmill.generation.pool import PoolClient
 from mathmill.generation.progress import progress
 from mathmill.generation.shards import Key, published_rows
-from mathmill.records import Solution
+from mathmill.records import MASKING, Solution
 from mathmill.run import Run
 
 FIRST_LINE_S, LINE_S = 10.0, 60.0
@@ -25,7 +25,7 @@ class Reporter:
         self.run, self.client = run, client
         self.console = Console(stderr=True, soft_wrap=True)
         self.is_wide = self.console.width >= 110
-        self.finished_rows = self.correct = self.unknown = self.set_aside_rows = 0
+        self.finished_rows = self.candidates = self.graded = self.correct = self.set_aside_rows = 0
         self.begun = time.monotonic()
         self._said = ""
         self._ended = threading.Event()
@@ -70,8 +70,11 @@ class Reporter:
 
     def finished(self, solution: Solution) -> None:
         self.finished_rows += 1
-        self.correct += solution.is_correct is True
-        self.unknown += solution.is_correct is None
+        if solution.generation_type == MASKING:
+            self.candidates += 1
+        else:
+            self.graded += solution.is_correct is not None
+            self.correct += solution.is_correct is True
         self._show()
 
     def set_aside(self, key: Key, reason: str) -> None:
@@ -93,13 +96,13 @@ class Reporter:
 
     def rates(self, in_full: bool = True) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-9)
-        known = self.finished_rows - self.unknown
-        share = f"{self.correct / known:6.1%} correct" if known else "      - correct"
+        share = f"{self.correct / self.graded:6.1%} correct  " if self.graded else ""
         tokens = f"  {self.client.num_tokens / seconds:,.0f} tokens/s" if in_full else ""
-        return f"{share}  {self.finished_rows / seconds:.1f} samples/s{tokens}"
+        return f"{share}{self.finished_rows / seconds:.1f} samples/s{tokens}"
 
     def line(self) -> str:
-        rows = f"{self.finished_rows:,} rows by this task"
+        masking = f", {self.candidates:,} of them candidates for masked solutions" if self.candidates else ""
+        rows = f"{self.finished_rows:,} rows by this task{masking}"
         quarantined = f"  {self.set_aside_rows:,} quarantined" if self.set_aside_rows else ""
         return f"{rows}  {self.rates().strip()}{quarantined}"
 

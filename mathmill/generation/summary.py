@@ -11,7 +11,7 @@ from rich.table import Table
 from mathmill.generation.progress import SetProgress, set_progress
 from mathmill.generation.sets import SetFolder, set_folders
 from mathmill.generation.shards import published
-from mathmill.records import Solution, read_records
+from mathmill.records import MASKING, Solution, read_records
 from mathmill.run import Run
 
 
@@ -21,6 +21,8 @@ class Summary:
 
     progress: SetProgress
     num_problems: int
+    is_graded: bool
+    """Candidates for masked solutions are not."""
     num_rows: int = 0
     num_correct: int = 0
     num_unknown: int = 0
@@ -50,7 +52,9 @@ def failure_of(row: Solution) -> str:
 
 
 def summarize(folder: SetFolder) -> Summary:
-    summary = Summary(set_progress(folder), folder.load().num_problems)
+    sample_set = folder.load()
+    is_graded = sample_set.prompt.generation_type != MASKING
+    summary = Summary(set_progress(folder), sample_set.num_problems, is_graded)
     texts: set[int] = set()
     for row in solutions(folder):
         summary.num_rows += 1
@@ -75,8 +79,11 @@ def share(part: int, whole: int) -> str:
 ROWS = (
     ("problems", lambda one: f"{one.num_problems:,}"),
     ("samples", lambda one: f"{one.num_rows:,}"),
-    ("correct, of graded samples", lambda one: share(one.num_correct, one.num_rows - one.num_unknown)),
-    ("coverage: problems with a correct sample", lambda one: share(len(one.covered), one.num_problems)),
+    (
+        "correct, of graded samples",
+        lambda one: share(one.num_correct, one.is_graded * (one.num_rows - one.num_unknown)),
+    ),
+    ("coverage: problems with a correct sample", lambda one: share(len(one.covered), one.is_graded * one.num_problems)),
     ("with code", lambda one: share(one.num_with_code, one.num_rows)),
     ("duplicates of a problem", lambda one: share(one.num_duplicates, one.num_rows)),
     ("not graded: could not tell", lambda one: f"{one.num_unknown:,}"),
@@ -99,10 +106,8 @@ def print_summary(run: Run) -> None:
     console.print(table)
     console.print()
     for folder, one in sets:
-        if folder.load().prompt.generation_type == "reference_solution":
-            console.print(
-                f"{one.progress.name}: candidates for masked solutions, without an answer that could be correct"
-            )
+        if not one.is_graded:
+            console.print(f"{one.progress.name}: candidates for masked solutions, which have no answer to be graded")
         else:
             failures = ", ".join(f"{kind} {count:,}" for kind, count in one.failures.most_common())
             console.print(f"not correct in {one.progress.name}: {failures or 'none'}")

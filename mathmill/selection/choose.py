@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mathmill.selection.options import Choice, CodePreference
-from mathmill.selection.spill import INDEX, Buckets, Spilled
+from mathmill.selection.spill import INDEX, Buckets, Spilled, whole_digests
 
 TAKEN, CODE_PREFERENCE, COVERAGE, DOWNSAMPLED = 0, 1, 2, 3
 REASONS = {CODE_PREFERENCE: "code_preference", COVERAGE: "coverage", DOWNSAMPLED: "downsampled"}
@@ -139,8 +139,7 @@ def _write_decided(rows: np.ndarray, path: Path, buckets: Buckets) -> np.ndarray
     """Write the rows in the place of what is at `path`; how many stand before each bucket of the order."""
     rows = rows[np.lexsort((rows["second"], rows["first"]))]
     decided = np.empty(len(rows), DECIDED)
-    halves = np.stack([rows["first"], rows["second"]], axis=1).astype(">u8")
-    decided["digest"] = halves.view(DECIDED["digest"])[:, 0]
+    decided["digest"] = whole_digests(rows)
     decided["decision"] = rows["decision"]
     decided.tofile(path.with_suffix(".decided"))
     path.unlink()

@@ -8,6 +8,7 @@ CODE_BEGIN, CODE_END = "<llm-code>", "</llm-code>"
 OUTPUT_BEGIN, OUTPUT_END = "<llm-code-output>", "</llm-code-output>"
 TAGS = (CODE_BEGIN, CODE_END, OUTPUT_BEGIN, OUTPUT_END)
 
+_FROM_CODE_TO_OUTPUT = f"{CODE_END}\n{OUTPUT_BEGIN}"
 _TAG = re.compile(r"</?llm-code(?:-output)?>")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*(\{)?")
 _CLOSING = re.compile(r"\s*(?:\\end\{(?:align|aligned|equation|gather|eqnarray)\*?\}|\\\]|\$\$)\s*[.,]?\s*")
@@ -92,6 +93,30 @@ def trimmed(text: str, boxes: list[tuple[int, int]]) -> str:
         if _CLOSING.fullmatch(text, end + 1, next_end):
             end = next_end
     return text[:end]
+
+
+def usual_text(text: str, trim: bool) -> str | None:
+    r"""What becomes of a usual solution, which no filter of tags and boxes drops; of others None.
+
+    Usual is one plain `\boxed{}`, with one whole block of code before it or none. It says what the filters say, sooner.
+    """
+    before, box, after = text.rpartition("\\boxed{")
+    answer, closes, rest = after.partition("}")
+    if not box or not closes or "{" in answer or "\\" in answer:
+        return None
+    if "llm-code" in after or "\\boxed" in rest or "\\fbox" in rest:
+        return None
+    if "\\" in before and ("\\boxed" in before or "\\fbox" in before):
+        return None
+    if num_tags := before.count("llm-code"):
+        code = before.find(CODE_BEGIN)
+        output = before.find(_FROM_CODE_TO_OUTPUT, code)
+        if num_tags != 4 or not -1 < code < output < before.find(OUTPUT_END, output):
+            return None
+    _, ends, following = rest.partition("\n")
+    if not ends or not trim:
+        return text
+    return None if following.startswith(_MAY_CLOSE) else text[: -len(following) - 1]
 
 
 def without_prefix(text: str) -> str:

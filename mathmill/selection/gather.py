@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ from mathmill.selection.choose import REASONS, TAKEN
 from mathmill.selection.filters import has_code
 from mathmill.selection.formats import FORMATS, asker
 from mathmill.selection.rows import TrainingRow
-from mathmill.selection.spill import Dropped
+from mathmill.selection.spill import BESIDE, Dropped
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 _decode_lines = msgspec.json.Decoder(TrainingRow).decode_lines
@@ -64,27 +63,28 @@ def _sorted_out(bucket: Bucket) -> tuple[list[bytes], list[Dropped]]:
     """Lines that are taken, in order of their digests, and the others; of rows that are alike stays the one whose line sorts
     first."""
     decisions = dict(chain.from_iterable(place.read() for place in bucket.decisions))
-    found: dict[bytes, tuple[bytes, bytes]] = {}
+    found: dict[bytes, bytes] = {}
     dropped: list[Dropped] = []
-    for digest, line, stood in chain.from_iterable(place.read() for place in bucket.rows):
+    for digest, line in chain.from_iterable(place.read() for place in bucket.rows):
         if digest not in decisions:
             continue
         if digest in found:
-            found[digest], other = sorted([found[digest], (line, stood)], key=itemgetter(0))
-            dropped.append(_dropped("duplicate", *other))
+            found[digest], other = sorted([found[digest], line])
+            dropped.append(_dropped("duplicate", other))
         else:
-            found[digest] = line, stood
+            found[digest] = line
     taken = []
     for digest in sorted(found):
         if decisions[digest] == TAKEN:
-            taken.append(found[digest][0])
+            taken.append(found[digest].partition(BESIDE)[0])
         else:
-            dropped.append(_dropped(REASONS[decisions[digest]], *found[digest]))
+            dropped.append(_dropped(REASONS[decisions[digest]], found[digest]))
     return taken, dropped
 
 
-def _dropped(reason: str, line: bytes, stood: bytes) -> Dropped:
-    return Dropped(reason, msgspec.json.decode(stood) if stood else "", msgspec.Raw(line))
+def _dropped(reason: str, line: bytes) -> Dropped:
+    row, _, place = line.partition(BESIDE)
+    return Dropped(reason, msgspec.json.decode(place) if place else "", msgspec.Raw(row))
 
 
 def part_of(folder: Path, bucket: int, name: str) -> Path:

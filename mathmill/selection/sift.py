@@ -7,7 +7,7 @@ the number of processes can show in the result.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,11 +16,11 @@ import msgspec
 
 from mathmill.selection import filters
 from mathmill.selection.arithmetic import wrong_arithmetic
+from mathmill.selection.filters import usual_text
 from mathmill.selection.options import Filters
 from mathmill.selection.rows import SourceRow, TrainingRow, refuse_bad_line, texts_of, training_row
 from mathmill.selection.sources import Piece, Unit, read_piece
 from mathmill.selection.spill import KEY, Buckets, Spill, Spilled
-from mathmill.selection.usual import usual_texts
 
 _sha256 = hashlib.sha256
 
@@ -51,8 +51,6 @@ class Sifted:
 
 
 MOST_BAD_LINES = 20
-BATCH_ROWS = 1024
-"""So many rows are judged together."""
 
 
 VERDICTS = {"correct": True, "incorrect": False}
@@ -111,83 +109,71 @@ def sift(number: int, unit: Unit, sieve: Sieve) -> Sifted:
     return sifting.finished()
 
 
-Numbered = tuple[int, SourceRow]
-"""A row and its number in its piece."""
-
-
 class _Sifting:
     """The first pass over a unit."""
 
     def __init__(self, number: int, sieve: Sieve):
         self.sieve, self.sifted = sieve, Sifted()
         self._spill = Spill(sieve.folder / f"unit-{number:06d}", sieve.buckets)
-        self._judge = judge_of(sieve.filters)
         self._seed = sieve.seed.to_bytes(8, "big", signed=True)
+        self._judge = judge_of(sieve.filters)
+        self._wanted = VERDICTS.get(sieve.filters.keep)
+        self._kinds = {None, *sieve.filters.generation_types}
+        self._looks_at_usual = sieve.filters.look_at_usual()
 
     def read(self, piece: Piece) -> None:
         passes_over = self.sieve.filters.keep == "correct" and not self.sieve.keep_drops
-        waiting: list[Numbered] = []
         for read in read_piece(piece):
             self.sifted.num_rows += len(read.rows)
+            rows = enumerate(read.rows, read.first)
             if passes_over:  # most rows are wrong, and nothing more is asked about those
                 wanted = [
                     (number, row)
-                    for number, row in enumerate(read.rows, read.first)
+                    for number, row in rows
                     if row.is_correct is not False or not row.problem or row.generation is None
                 ]
                 self.sifted.num_incorrect += len(read.rows) - len(wanted)
+                self._sift(piece, wanted)
             else:
-                wanted = list(enumerate(read.rows, read.first))
-            waiting += wanted
-            if len(waiting) >= BATCH_ROWS:
-                self._sift(piece, waiting)
-                waiting = []
-        self._sift(piece, waiting)
+                self._sift(piece, rows)
 
     def finished(self) -> Sifted:
         self._spill.write()
         self.sifted.spilled = self._spill.written
         return self.sifted
 
-    def _sift(self, piece: Piece, waiting: list[Numbered]) -> None:
-        """Judge rows, the usual ones together, and hold those that are fit."""
-        filters, judge = self.sieve.filters, self._judge
-        wanted, kinds = VERDICTS.get(filters.keep), {None, *filters.generation_types}
-        rows, questions, texts = self._with_texts(piece, waiting)
-        usual = [None] * len(rows) if filters.look_at_usual() else usual_texts(texts, filters.trim)
+    def _sift(self, piece: Piece, rows: Iterable[tuple[int, SourceRow]]) -> None:
+        """Judge rows, each with its number, and hold those that are fit."""
+        trim, keep_drops = self.sieve.filters.trim, self.sieve.keep_drops
+        judge, wanted, kinds, looks_at_usual = self._judge, self._wanted, self._kinds, self._looks_at_usual
         fit: list[TrainingRow] = []
-        numbers: list[int] = []
-        for (number, row), question, text, final in zip(rows, questions, texts, usual, strict=True):
-            if final is None or row.is_correct is not wanted or row.generation_type not in kinds:
-                reason, final = judge(row, question, text)
-                if reason is not None:
-                    self.sifted.reasons[reason] += 1
-                    if self.sieve.keep_drops:
-                        self._spill.drop(reason, piece.place(number), training_row(row, question, final))
-                    continue
-            fit.append(training_row(row, question, final))
-            numbers.append(number)
-        keys = [problem_key(row.question) + self._seed for row in fit]
-        finals = [row.generated_solution.encode() for row in fit]
-        digests = [_sha256(key + final).digest() for key, final in zip(keys, finals, strict=True)]
-        places = [piece.place(number) for number in numbers] if self.sieve.keep_drops else []
-        self._spill.add(fit, keys, digests, places)
-
-    def _with_texts(self, piece: Piece, waiting: list[Numbered]) -> tuple[list[Numbered], list[str], list[str]]:
-        """The rows that have a question and a solution, and those."""
-        rows: list[Numbered] = []
-        questions: list[str] = []
-        texts: list[str] = []
-        for number, row in waiting:
+        keys: list[bytes] = []
+        digests: list[bytes] = []
+        places: list[str] = []
+        for number, row in rows:
             try:
                 question, text = texts_of(row)
             except ValueError as problem:
                 self._bad_line(piece, number, str(problem))
+                continue
+            if looks_at_usual or row.is_correct is not wanted or row.generation_type not in kinds:
+                final = None
             else:
-                rows.append((number, row))
-                questions.append(question)
-                texts.append(text)
-        return rows, questions, texts
+                final = usual_text(text, trim)
+            if final is None:
+                reason, final = judge(row, question, text)
+                if reason is not None:
+                    self.sifted.reasons[reason] += 1
+                    if keep_drops:
+                        self._spill.drop(reason, piece.place(number), training_row(row, question, final))
+                    continue
+            fit.append(training_row(row, question, final))
+            key = problem_key(question)
+            keys.append(key)
+            digests.append(_sha256(key + self._seed + final.encode()).digest())
+            if keep_drops:
+                places.append(piece.place(number))
+        self._spill.add(fit, keys, digests, places)
 
     def _bad_line(self, piece: Piece, number: int, why: str) -> None:
         if self.sieve.filters.bad_lines == "refuse":

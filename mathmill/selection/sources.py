@@ -8,13 +8,12 @@ import itertools
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mathmill.errors import UserError
 from mathmill.generation.regrade import KeyedVerdict, verdict_folder
@@ -181,7 +180,7 @@ class Read:
     """Rows that stand together in a piece, the first of them as its `first`, from 1 on."""
 
     first: int
-    rows: Sequence[SourceRow]
+    rows: list[SourceRow]
 
 
 def read_piece(piece: Piece) -> Iterator[Read]:
@@ -194,7 +193,6 @@ def read_piece(piece: Piece) -> Iterator[Read]:
 
 
 _decode = msgspec.json.Decoder(SourceRow).decode
-_decode_lines = msgspec.json.Decoder(SourceRow).decode_lines
 
 
 def _read_lines(piece: Piece) -> Iterator[Read]:
@@ -205,32 +203,24 @@ def _read_lines(piece: Piece) -> Iterator[Read]:
         first += len(rows)
 
 
-def _rows_of(block: bytes) -> Sequence[SourceRow]:
-    """A row a line: all in one call, or one by one where some are bad."""
+def _rows_of(block: bytes) -> list[SourceRow]:
+    """A row a line. Line by line, for a decoder of many lines asks for no end of a line between two rows."""
+    lines = io.BytesIO(block).readlines()
     try:
-        if not block.isascii():
-            block.decode()  # fields that nobody asked for are not looked into otherwise
-        rows = _decode_lines(block)
+        block.decode()  # fields that nobody asked for are not looked into otherwise
+        return list(map(_decode, lines))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        rows = []
-    if len(rows) == _num_lines(block):  # it is not where a line is empty, or two rows are in one
-        return rows
-    return [_row_of(line) for line in io.BytesIO(block)]
-
-
-def _num_lines(block: bytes) -> int:
-    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10)) + (not block.endswith(b"\n"))
+        return list(map(_row_of, lines))
 
 
 def count_lines(piece: Piece) -> int:
     """How many lines begin in the piece."""
-    return sum(map(_num_lines, _blocks(piece)))
+    return sum(len(io.BytesIO(block).readlines()) for block in _blocks(piece))
 
 
 def _row_of(line: bytes) -> SourceRow:
     try:
-        if not line.isascii():
-            line.decode()
+        line.decode()
         return _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         return BadLine(why=_what_is_wrong(line, problem))

@@ -19,9 +19,14 @@ KEY = 8
 """Bytes of the key of a problem."""
 INDEX = np.dtype([("problem", "u8"), ("first", "u8"), ("second", "u8"), ("code", "?")])
 """A fit row as the second pass sees it: its problem, the two halves of its digest, and whether it has code."""
-SPILL_LETTERS = 16 << 20
-"""So many letters of questions and solutions are held before they are written."""
-_encode_lines = msgspec.json.Encoder().encode_lines
+HEAD = np.dtype([("digest", f"V{DIGEST}"), ("size", "u4")])
+"""What stands before the lines: each one's digest and bytes."""
+BESIDE = b"\t"
+"""Between a line and where its row stood, where that is kept. JSON has none."""
+SPILL_BYTES = 16 << 20
+"""So much is held before it is written."""
+WRITTEN_AT_ONCE = 1 << 20
+_encode = msgspec.json.Encoder().encode
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -41,39 +46,44 @@ class Buckets:
 
 
 class Place(NamedTuple):
-    """Rows of one bucket, written together."""
+    """Rows of one bucket, written together: where their heads begin in the file, and their lines."""
 
-    stem: Path
-    offset: int
+    path: Path
     num_rows: int
+    heads: int
+    lines: int
     of_lines: int
-    of_places: int
 
-    def read(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Digest, line, and where the row stood (empty where that is not kept), of every row."""
-        of_digests = self.num_rows * DIGEST
-        with open(self.stem.with_suffix(".rows"), "rb") as stream:
-            stream.seek(self.offset)
-            content = stream.read(of_digests + self.of_lines + self.of_places)
-        digests = (content[at : at + DIGEST] for at in range(0, of_digests, DIGEST))
-        texts = content[of_digests:-1].split(b"\n")
-        stood = texts[self.num_rows :] or [b""] * self.num_rows
-        return zip(digests, texts[: self.num_rows], stood, strict=True)
+    def read(self) -> Iterator[tuple[bytes, bytes]]:
+        """Digest and line of every row."""
+        with open(self.path, "rb") as stream:
+            stream.seek(self.heads)
+            heads = np.frombuffer(stream.read(self.num_rows * HEAD.itemsize), HEAD)
+            stream.seek(self.lines)
+            content = stream.read(self.of_lines)
+        ends = np.cumsum(heads["size"]).tolist()
+        lines = [content[start:end] for start, end in pairwise([0, *ends])]
+        return zip(heads["digest"].tolist(), lines, strict=True)
 
 
 @dataclass(frozen=True)
 class Spilled:
-    """Rows that were written together. `rows` [bucket of the order, 4]: offset, rows, bytes of their lines and of their
-    places; `index` [bucket of problems + 1]: the rows of the file before it."""
+    """Rows that were written together: first the heads of all, then their lines, both by the bucket of the order.
+
+    Each [buckets + 1], where every bucket begins and at last the end: `heads` and `lines` in bytes of the file, `index` in rows.
+    """
 
     stem: Path
-    rows: np.ndarray
+    heads: np.ndarray
+    lines: np.ndarray
     index: np.ndarray
 
-    def place(self, bucket: int) -> "Place | None":
+    def place(self, bucket: int) -> Place | None:
         """Where a bucket's rows are, if it has any."""
-        place = Place(self.stem, *self.rows[bucket].tolist())
-        return place if place.num_rows else None
+        heads, after_heads = self.heads[bucket : bucket + 2].tolist()
+        lines, after_lines = self.lines[bucket : bucket + 2].tolist()
+        num_rows = (after_heads - heads) // HEAD.itemsize
+        return Place(self.stem.with_suffix(".rows"), num_rows, heads, lines, after_lines - lines) if num_rows else None
 
     def read_index(self, bucket: int) -> np.ndarray:
         start, end = self.index[bucket : bucket + 2].tolist()
@@ -91,69 +101,79 @@ class Spill:
 
     def _clear(self) -> None:
         self._held = 0
-        self._rows: list[TrainingRow] = []
+        self._lines: list[bytes] = []
+        self._has_code: list[bool] = []
         self._keys: list[bytes] = []
         self._digests: list[bytes] = []
-        self._places: list[str] = []
-        self._dropped: list[Dropped] = []
+        self._dropped: list[bytes] = []
 
     def add(self, rows: list[TrainingRow], keys: list[bytes], digests: list[bytes], places: list[str]) -> None:
         """Rows that are fit; `places`: where they stood, or none."""
-        self._rows += rows
+        lines = list(map(_encode, rows))
+        if places:
+            lines = [line + BESIDE + _encode(place) for line, place in zip(lines, places, strict=True)]
+        self._lines += lines
+        self._has_code += [has_code(row.generated_solution) for row in rows]
         self._keys += keys
         self._digests += digests
-        self._places += places
-        self._hold(rows)
+        self._hold(lines)
 
     def drop(self, reason: str, place: str, row: TrainingRow | None) -> None:
         """A row that is not fit, for dropped.jsonl."""
-        self._dropped.append(Dropped(reason, place, row))
-        self._hold([] if row is None else [row])
+        line = _encode(Dropped(reason, place, row)) + b"\n"
+        self._dropped.append(line)
+        self._hold([line])
 
-    def _hold(self, rows: list[TrainingRow]) -> None:
-        self._held += sum([len(row.question) + len(row.generated_solution) for row in rows])
-        if self._held >= SPILL_LETTERS:
+    def _hold(self, lines: list[bytes]) -> None:
+        self._held += sum(map(len, lines))
+        if self._held >= SPILL_BYTES:
             self.write()
 
     def write(self) -> None:
         """Write what is held, if anything is."""
         if self._dropped:
             with open(self._stem.with_suffix(".dropped"), "ab") as stream:
-                stream.write(_encode_lines(self._dropped))
-        if self._rows:
+                stream.writelines(self._dropped)
+        if self._lines:
             self._write_fit()
         self._clear()
 
     def _write_fit(self) -> None:
-        index = np.empty(len(self._rows), INDEX)
-        index["problem"] = np.frombuffer(b"".join(self._keys), ">u8").reshape(len(index), -1)[:, 0]
+        index = np.empty(len(self._lines), INDEX)
+        index["problem"] = np.frombuffer(b"".join(self._keys), ">u8")
         halves = np.frombuffer(b"".join(self._digests), ">u8").reshape(len(index), -1)
         index["first"], index["second"] = halves[:, 0], halves[:, 1]
-        index["code"] = [has_code(row.generated_solution) for row in self._rows]
-        self.written.append(Spilled(self._stem, self._write_rows(index["first"]), self._write_index(index)))
-        self._num_written += len(self._rows)
+        index["code"] = self._has_code
+        self.written.append(Spilled(self._stem, *self._write_rows(index), self._write_index(index)))
+        self._num_written += len(index)
 
-    def _write_rows(self, first: np.ndarray) -> np.ndarray:
-        order, edges = _by_bucket(first, self._buckets.order)
-        found = []
-        with open(self._stem.with_suffix(".rows"), "ab") as stream:
-            for start, end in pairwise(edges):
-                chosen, offset = order[start:end], stream.tell()
-                lines = _encode_lines([self._rows[each] for each in chosen])
-                places = _encode_lines([self._places[each] for each in chosen]) if self._places else b""
-                stream.write(b"".join([self._digests[each][:DIGEST] for each in chosen]) + lines + places)
-                found.append((offset, len(chosen), len(lines), len(places)))
-        return np.array(found, np.int64)
+    def _write_rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        order, edges = _by_bucket(index["first"], self._buckets.order)
+        lines = [self._lines[each] for each in order.tolist()]
+        heads = np.empty(len(index), HEAD)
+        heads["digest"] = whole_digests(index[order])
+        heads["size"] = list(map(len, lines))
+        ends = np.concatenate(([0], np.cumsum(heads["size"], dtype=np.int64)))
+        with open(self._stem.with_suffix(".rows"), "ab", WRITTEN_AT_ONCE) as stream:
+            begin = stream.tell()
+            stream.write(heads.tobytes())
+            stream.writelines(lines)
+        return begin + edges * HEAD.itemsize, begin + heads.nbytes + ends[edges]
 
     def _write_index(self, index: np.ndarray) -> np.ndarray:
         order, edges = _by_bucket(index["problem"], self._buckets.problem)
         with open(self._stem.with_suffix(".index"), "ab") as stream:
             index[order].tofile(stream)
-        return np.array(edges) + self._num_written
+        return edges + self._num_written
 
 
-def _by_bucket(keys: np.ndarray, bits: int) -> tuple[list[int], list[int]]:
+def whole_digests(rows: np.ndarray) -> np.ndarray:
+    """The digests of which rows have the two halves."""
+    return np.stack([rows["first"], rows["second"]], axis=1).astype(">u8").view(HEAD["digest"])[:, 0]
+
+
+def _by_bucket(keys: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Places by bucket, which is the upper bits of the key, and where each of 2^bits buckets begins in them; at last the end."""
     buckets = (keys >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(len(keys), np.uint16)
-    ends = np.cumsum(np.bincount(buckets, minlength=1 << bits)).tolist()
-    return np.argsort(buckets, kind="stable").tolist(), [0, *ends]
+    ends = np.cumsum(np.bincount(buckets, minlength=1 << bits))
+    return np.argsort(buckets, kind="stable"), np.concatenate(([0], ends))

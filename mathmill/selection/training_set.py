@@ -21,7 +21,7 @@ import msgspec
 
 from mathmill.errors import UserError
 from mathmill.files import sync_folder, unique_name, write_whole
-from mathmill.parent import die_with_parent
+from mathmill.parent import end_with_starter
 from mathmill.prompts import Prompt, load_prompt
 from mathmill.selection.card import card
 from mathmill.selection.choose import Limits, choose
@@ -260,7 +260,7 @@ def _pool(processes: int) -> Iterator[Run]:
 
 
 def _prepare_worker() -> None:
-    die_with_parent(signal.SIGKILL)
+    end_with_starter()  # the fork server ends when its last client has, and each worker is one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

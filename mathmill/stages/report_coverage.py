@@ -25,6 +25,7 @@ def report(options: ReportCoverageOptions) -> None:
     """A line a prompt of each dataset; sets of candidates for masks are no solutions and are left out."""
     from mathmill.errors import UserError
     from mathmill.generation.sets import set_folders
+    from mathmill.records import MASKING
     from mathmill.run import check_folder_name, find_run
     from mathmill.selection.coverage import CoverageWork, report_coverage, table_of
 
@@ -33,7 +34,7 @@ def report(options: ReportCoverageOptions) -> None:
     found: dict[tuple[str, str], list[str]] = {}
     for folder in set_folders(run):
         one = folder.load()
-        if one.prompt.generation_type != "reference_solution":
+        if one.prompt.generation_type != MASKING:
             found.setdefault((folder.load_problems()[0].dataset, one.prompt.name), []).append(one.name)
     if not found:
         raise UserError(f"{run.folder} has no solutions")

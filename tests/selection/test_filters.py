@@ -14,7 +14,6 @@ from mathmill.selection.arithmetic import wrong_arithmetic
 from mathmill.selection.options import Filters
 from mathmill.selection.rows import SourceRow
 from mathmill.selection.sift import judge_of
-from mathmill.selection.usual import usual_texts
 
 CASES = Path(__file__).parents[1] / "cases" / "selection"
 TABLE = yaml.safe_load((CASES / "filters.yaml").read_text())
@@ -124,26 +123,29 @@ PLAIN = [
 ]
 
 
-@given(st.lists(st.lists(st.sampled_from([*LETTERS, *PLAIN]), max_size=7).map("".join), min_size=1, max_size=30))
-def test_solutions_that_are_told_many_at_a_time_are_judged_alike_one_by_one(texts):
-    assert_told_alike(texts)
+@given(st.lists(st.sampled_from([*LETTERS, *PLAIN]), max_size=7).map("".join))
+def test_a_usual_solution_is_told_as_the_judge_tells_it(text):
+    assert_told_alike(text)
 
 
-def test_the_table_of_filters_is_judged_alike_many_at_a_time():
-    assert_told_alike([case["solution"] for case in TABLE])
-    assert_told_alike([f"{head}{case['solution']}{tail}" for case in TABLE for head in PLAIN for tail in PLAIN])
+def test_the_table_of_filters_is_told_as_the_judge_tells_it():
+    for case in TABLE:
+        assert_told_alike(case["solution"])
+        for head in PLAIN:
+            for tail in PLAIN:
+                assert_told_alike(f"{head}{case['solution']}{tail}")
 
 
-def assert_told_alike(texts: list[str]) -> None:
-    for text, cut, whole in zip(texts, usual_texts(texts, True), usual_texts(texts, False), strict=True):
-        if cut is not None:
-            assert judged(text, drop_useless_code=True) == (None, cut)
-            assert judged(text, trim=False) == (None, whole)
-        else:
-            assert whole is None
+def assert_told_alike(text: str) -> None:
+    cut, whole = filters.usual_text(text, True), filters.usual_text(text, False)
+    if cut is not None:
+        assert judged(text, drop_useless_code=True) == (None, cut)
+    if whole is not None:
+        assert judged(text, drop_useless_code=True, trim=False) == (None, whole)
 
 
-def test_what_is_usual_is_told_as_usual():
-    solutions = ["So $\\boxed{12}$.", f"First\n{BLOCK}So \\boxed{{3.5}}\nand more", "é \\boxed{x+1}.\nBye"]
-    assert usual_texts(solutions, True) == [solutions[0], solutions[1][: -len("\nand more")], "é \\boxed{x+1}."]
-    assert usual_texts([], True) == []
+@pytest.mark.parametrize(("text", "after"), [
+    ("So $\\boxed{12}$.", ""), (f"First\n{BLOCK}So \\boxed{{3.5}}", "\nand more"), ("é \\boxed{x+1}.", "\nBye"),
+])  # fmt: skip
+def test_what_is_usual_is_told_as_usual(text, after):
+    assert filters.usual_text(text + after, True) == text and filters.usual_text(text + after, False) == text + after

@@ -3,7 +3,11 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -165,7 +169,7 @@ def test_how_often_rows_are_spilled_shows_nowhere(tmp_path, monkeypatch):
     rows = [row(draw.randrange(9), draw.randrange(60), draw.random() < 0.8) for _ in range(3000)]
     path = write(tmp_path / "rows.jsonl", rows)
     select(tmp_path / "once", path, written=Output(keep_drops=True))
-    monkeypatch.setattr(spill, "SPILL_LETTERS", 1 << 14)
+    monkeypatch.setattr(spill, "SPILL_BYTES", 1 << 14)
     select(tmp_path / "often", path, written=Output(keep_drops=True))
     for name in (*FILES, "dropped.jsonl"):
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "often" / name).read_bytes()
@@ -233,6 +237,58 @@ def test_a_line_that_is_no_row_is_named_and_refused_or_skipped_and_counted(bad, 
     kept, report = select(tmp_path / "set", path, filters=Filters(bad_lines="skip"), written=Output(keep_drops=True))
     assert report is not None and report.reasons == {"bad_line": 1, "incorrect": 1} and len(kept) == 3
     assert report.bad_lines[0].startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize("beside", [b"", b"\n", b"   \n"])
+def test_two_rows_in_a_line_are_no_row_also_beside_an_empty_line(beside, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps(row(0, n)).encode() for n in range(4)]
+    path.write_bytes(good[0] + b"\n" + good[1] + good[2] + b"\n" + beside + good[3] + b"\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: not a row of solutions"):
+        select(tmp_path / "set", path)
+    kept, report = select(tmp_path / "set", path, filters=Filters(bad_lines="skip"))
+    assert report is not None and report.reasons["bad_line"] == 1 + bool(beside) and len(kept) == 2
+    assert report.num_rows == 3 + bool(beside)
+
+
+def test_a_row_over_two_lines_is_two_lines_that_are_none(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps(row(0, n)).encode() for n in range(3)]
+    path.write_bytes(good[0] + good[1] + b"\n" + good[2].replace(b", ", b",\n", 1) + b"\n")
+    kept, report = select(tmp_path / "set", path, filters=Filters(bad_lines="skip"))
+    assert kept == [] and report is not None and report.reasons == {"bad_line": 3}
+
+
+@pytest.mark.slow
+def test_nothing_of_a_selection_lives_on_when_it_is_killed(tmp_path):
+    line = (json.dumps(row(0, 0, is_correct=False)) + "\n").encode()
+    paths = [tmp_path / f"rows-{number}.jsonl" for number in range(2)]
+    for path in paths:  # a unit of work each
+        path.write_bytes(line * (sources.UNIT_BYTES // len(line) + 1))
+    command = ["pipeline/prepare_sft_data.py", "--input", *map(str, paths), "--num_processes", "2"]
+    command += ["--output", str(tmp_path / "set"), "--keep_drops"]
+    selection = subprocess.Popen([sys.executable, *command], cwd=Path(__file__).parents[2], start_new_session=True)
+    try:
+        assert becomes(5, lambda: alive(selection.pid))  # itself, tracker of resources, fork server, two workers
+    finally:
+        selection.kill()
+        selection.wait()
+        for path in paths:
+            path.unlink()
+    assert becomes(0, lambda: alive(selection.pid))
+
+
+def alive(session: int) -> int:
+    """How many processes a session has."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-s", str(session)], capture_output=True, text=True).stdout
+    return sum(not state.startswith("Z") for state in listed.splitlines())
+
+
+def becomes(number: int, count: Callable[[], int]) -> bool:
+    deadline = time.monotonic() + 30
+    while count() != number and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return count() == number
 
 
 def test_a_bad_line_deep_in_a_large_file_has_its_number(tmp_path, monkeypatch):
