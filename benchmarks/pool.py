@@ -3,8 +3,9 @@
 Ceiling: raw requests from a loop of bare aiohttp. Pipeline: a worker as a job starts it, with prompts, seeds, claims, journal,
 grading and publication, through the client of a pool. Both send the same number of requests with the same prompts and options to
 one server process, in turns; each turn counts from a tenth to nine tenths of its tokens, by the server's own counter, so that
-neither's start and tail count. On one machine both share its cores with the server, so tokens a second of the server's processor
-time are printed too: what a client costs that has cores of its own.
+neither's start and tail count. The server has one half of the cores and whoever asks it the other, as on a cluster, where a
+client takes none of its server's; --shared lets them share all. Tokens a second of the server's processor time are printed too.
+Machines are noisy, so the turns are compared by their medians, and the ratio of each pair of turns is printed.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import aiohttp
 import msgspec
@@ -185,14 +187,21 @@ async def raw(address: Address, sample_set: SampleSet, num_samples: int, in_flig
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=12, help="samples of each of the 200 problems, a turn")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--in_flight", type=int, default=256, help="of the raw requests; the pipeline's own most")
+    parser.add_argument("--shared", action="store_true", help="server and clients share all cores")
     arguments = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    apart = len(cores) > 1 and not arguments.shared
+    if apart:
+        os.sched_setaffinity(0, cores[: len(cores) // 2])  # the server inherits it
     with tempfile.TemporaryDirectory(prefix="mathmill-benchmark-") as folder:
         run = Run(Path(folder, "pool"))
         run.jobs.mkdir(parents=True)
         run.config.write_text("name: pool\n")
         with server(run) as (address, pid):
+            if apart:
+                os.sched_setaffinity(0, cores[len(cores) // 2 :])
             meter = Meter(address, pid)
             rates: dict[str, list[tuple[float, float]]] = {"raw": [], "pipeline": []}
             for turn in range(arguments.turns):
@@ -209,8 +218,10 @@ def main() -> None:
                         f"turn {turn}  {name:8}  {wall:8,.0f} tokens/s  {cpu:8,.0f} per CPU s of the server", flush=True
                     )
     for number, what in enumerate(("tokens/s", "tokens per CPU s of the server")):
-        ceiling, reached = (max(rate[number] for rate in rates[name]) for name in ("raw", "pipeline"))
-        print(f"{what}: ceiling {ceiling:,.0f}, pipeline {reached:,.0f}, ratio {reached / ceiling:.3f}")
+        ceilings, reached = ([rate[number] for rate in rates[name]] for name in ("raw", "pipeline"))
+        pairs = " ".join(f"{mine / most:.3f}" for mine, most in zip(reached, ceilings, strict=True))
+        ceiling, ours = median(ceilings), median(reached)
+        print(f"{what}: ceiling {ceiling:,.0f}, pipeline {ours:,.0f}, ratio {ours / ceiling:.3f} (turns: {pairs})")
 
 
 if __name__ == "__main__":
