@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 TOLD = "MATHMILL_DIE_WITH_PARENT"
@@ -37,11 +38,11 @@ def end_with_starter() -> None:
 
 def die_with_parent_if_told() -> bool:
     """TERM when the parent is gone, now or later, where the environment says its number, as a local job does to its steps."""
-    parent = os.environ.get(TOLD)
+    parent = os.environ.pop(TOLD, None)  # it is not meant for what we start
     if parent is None:
         return False
     die_with_parent(signal.SIGTERM)
-    if str(os.getppid()) != parent:  # it was killed while we were started
+    if str(os.getppid()) != parent and not Path(f"/proc/{parent}").exists():  # it was killed while we were started
         os.kill(os.getpid(), signal.SIGTERM)
     return True
 

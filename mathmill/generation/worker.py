@@ -61,9 +61,17 @@ class Going:
         self._others[-1].add_done_callback(self._note)
 
     async def one_ended(self) -> None:
-        """Wait until one has ended, or several. Raises what failed: the first where several fail together."""
+        """Wait until one has ended, or several, or somebody asks to look. Raises what failed."""
         await self._ended.wait()
         self._ended.clear()
+        self.check()
+
+    def look(self) -> None:
+        """Let who waits for an end look about."""
+        self._ended.set()
+
+    def check(self) -> None:
+        """Raise what failed: the first where several fail together."""
         if self._failures:
             raise self._failures[0]
 
@@ -153,7 +161,7 @@ class Worker:
         """Keep as many samples going as may be in flight, and a few more, whose code runs or whose answer is graded."""
         queue: deque[tuple[OpenShard, Problem, int]] = deque()
         async with Going() as going:
-            going.meanwhile(self._keep_syncing())
+            going.meanwhile(self._keep_syncing(going))
             while True:
                 most = int(self.client.in_flight.limit * 1.25) + 2
                 while opened is not None and not self.draining and len(going) + len(queue) < most:
@@ -164,15 +172,17 @@ class Worker:
                 while queue and len(going) < most and not self.draining:
                     going.begin(self._settle(*queue.popleft()))
                 if not len(going):
+                    going.check()
                     return
                 self.times.go_on(opened is not None or bool(queue))
                 await going.one_ended()
 
-    async def _keep_syncing(self) -> None:
+    async def _keep_syncing(self, going: Going) -> None:
         while True:
             await asyncio.sleep(SYNC_S)
             for shard in list(self._open.values()):
                 await asyncio.to_thread(shard.sync)
+            going.look()  # more may be in flight meanwhile: a server has joined
 
     async def _settle(self, opened: OpenShard, problem: Problem, sample_index: int) -> None:
         key = (problem.problem_id, sample_index)

@@ -8,7 +8,7 @@ import resource
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import cast
 
@@ -43,8 +43,8 @@ class GradingPool:
             raise UserError(f"--memory_mb must be {LEAST_MEMORY_MB} to {MOST_MEMORY_MB}, not {memory_mb}")
         self.policy = policy
         self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
-        self._pool: ProcessPool | None = None
-        self._starting: Future[None] | None = None
+        self._pool: Future[ProcessPool] | None = None
+        """Since the first answer that needs it: until then no process is started."""
         self._known: OrderedDict[tuple[str | None, str | None], Grade] = OrderedDict()
         self._asked: dict[tuple[str, str], Future[Grade]] = {}
 
@@ -64,14 +64,8 @@ class GradingPool:
 
     async def _slowly(self, predicted: str, expected: str) -> Grade:
         pair = predicted, expected
-        try:
-            if self._pool is None:
-                await self._started()
-            asked = self._asked.get(pair)
-            if asked is None:
-                asked = self._asked[pair] = self._ask(*pair)
-        except (RuntimeError, OSError):  # the process that forks the workers was killed, and the pool with it
-            self._discard_pool()
+        asked = self._asked.get(pair) or await self._ask(*pair) or await self._ask(*pair)
+        if asked is None:
             return Grade(is_correct=None, rule="crash")
         try:
             verdict = await asyncio.shield(asyncio.wrap_future(asked))
@@ -96,29 +90,43 @@ class GradingPool:
 
     def close(self) -> None:
         """End the workers; comparisons in flight end as `crash`."""
-        self._discard_pool()
+        if self._pool is not None:
+            self._discard(self._pool)
         self._asked.clear()
         self._known.clear()
 
-    def _discard_pool(self) -> None:
-        """End the pool; the next comparison starts another one."""
-        if self._starting is not None:
-            wait([self._starting])
-        pool, self._pool, self._starting = self._pool, None, None
-        if pool is not None:
-            pool.stop()
-            with contextlib.suppress(FutureTimeout):
-                pool.join(timeout=5)
+    async def _ask(self, predicted: str, expected: str) -> "Future[Grade] | None":
+        """Give a pair to the workers; None where they, or the process that forks them, were killed.
 
-    async def _started(self) -> None:
-        """Start the workers, once for all who wait, in a thread: it takes seconds, and requests go on meanwhile."""
-        if self._starting is None:
+        They start in a thread, once for all who wait: it takes seconds, and requests go on meanwhile.
+        """
+        if self._pool is None:
             threads = ThreadPoolExecutor(1)
-            self._starting = threads.submit(self._start)
+            self._pool = threads.submit(self._start)
             threads.shutdown(wait=False)
-        await asyncio.shield(asyncio.wrap_future(self._starting))
+        starting = self._pool
+        try:
+            pool = await asyncio.shield(asyncio.wrap_future(starting))
+            if (predicted, expected) not in self._asked:  # by another one who waited
+                self._asked[predicted, expected] = pool.schedule(
+                    grade_slowly, args=(predicted, expected, self.policy), timeout=self._timeout_s
+                )
+            return self._asked[predicted, expected]
+        except (RuntimeError, OSError):
+            self._discard(starting)
+            return None
 
-    def _start(self) -> None:
+    def _discard(self, started: "Future[ProcessPool]") -> None:
+        """End a pool; the next comparison starts another one. One that does not start within 5 s is left to its parent's end."""
+        if self._pool is not started:  # another one who waited was first
+            return
+        self._pool = None
+        with contextlib.suppress(FutureTimeout, RuntimeError, OSError):
+            pool = started.result(timeout=5)
+            pool.stop()
+            pool.join(timeout=5)
+
+    def _start(self) -> ProcessPool:
         # Workers are forked by a small process that has SymPy loaded: a replaced worker is ready in milliseconds,
         # and threads of this process are never forked.
         context = multiprocessing.get_context("forkserver")
@@ -132,11 +140,7 @@ class GradingPool:
         )
         if not pool.active:  # asking starts it
             raise RuntimeError("the workers do not start")
-        self._pool = pool
-
-    def _ask(self, predicted: str, expected: str) -> "Future[Grade]":
-        assert self._pool is not None
-        return self._pool.schedule(grade_slowly, args=(predicted, expected, self.policy), timeout=self._timeout_s)
+        return pool
 
 
 def grade_all(pairs: Sequence[tuple[str | None, str | None]], pool: GradingPool) -> list[Grade]:

@@ -54,6 +54,11 @@ class TaskState:
         return self.starts - (self.state != "REQUEUED")
 
     @property
+    def may_be_live(self) -> bool:
+        """Whether it is queued or runs, for all that is known here."""
+        return self.state in {*LIVE, "UNKNOWN"} or self.state.startswith("on ")
+
+    @property
     def waits_again(self) -> bool:
         """Whether it ran before and now waits for its next start."""
         return self.state in {"REQUEUED", "PENDING"} and self.requeues > 0
@@ -74,11 +79,6 @@ class JobState:
     @property
     def live(self) -> list[TaskState]:
         return [task for task in self.tasks if task.state in LIVE]
-
-    @property
-    def may_be_live(self) -> bool:
-        """Whether a task is queued or runs, for all that is known here."""
-        return any(task.state in {*LIVE, "UNKNOWN"} or task.state.startswith("on ") for task in self.tasks)
 
     @property
     def failed(self) -> list[TaskState]:
@@ -107,19 +107,20 @@ def live_jobs(run: Run) -> list[JobState]:
 def cancel_jobs(jobs: Iterable[Submission]) -> None:
     """End what is queued or runs of these: one scancel for all of Slurm's, TERM to the scripts here."""
     jobs = list(jobs)
-    ids = [job.job_id for job in jobs if job.executor == "slurm"]
-    if ids and shutil.which("scancel") is None:
-        raise UserError(
-            f"no scancel on this machine, which ends jobs {', '.join(ids)}: run this on a login node of the cluster"
-        )
-    if ids:
-        answer = subprocess.run(["scancel", "--quiet", *ids], capture_output=True, text=True)  # quiet: some may be over
-        if answer.returncode:
-            raise UserError(f"scancel {' '.join(ids)} failed: {answer.stderr.strip()}")
     for job in jobs:
         for task in job.local:
             if lives(task, job.host):
                 os.kill(task.pid, signal.SIGTERM)
+    ids = [job.job_id for job in jobs if job.executor == "slurm"]
+    if not ids:
+        return
+    if shutil.which("scancel") is None:
+        raise UserError(
+            f"no scancel on this machine, which ends jobs {', '.join(ids)}: run this on a login node of the cluster"
+        )
+    answer = subprocess.run(["scancel", "--quiet", *ids], capture_output=True, text=True)  # quiet: some may be over
+    if answer.returncode:
+        raise UserError(f"scancel {' '.join(ids)} failed: {answer.stderr.strip()}")
 
 
 def read_sacct(text: str) -> dict[str, TaskState]:

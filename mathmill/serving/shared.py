@@ -12,6 +12,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -214,13 +215,17 @@ class Duty:
             return
         self._looked_for_workers = time.monotonic()
         workers = self._run / "workers"
+        beats = []
+        for path in workers.glob("[!.]*"):
+            with suppress(OSError):  # it ended meanwhile
+                beats.append(path.stat().st_mtime)
         try:
-            beats = [path.stat().st_mtime for path in workers.glob("[!.]*")]
-            if beats and clock_of(workers) - max(beats) < WORKER_LEASE_S:
-                self._seen = time.monotonic()
-                self._note_use()
-        except OSError:  # a worker that ended meanwhile, or a file system that hiccups
-            self._seen = max(self._seen, time.monotonic() - self._idle_s + 1)
+            now = clock_of(workers) if beats else 0.0
+        except OSError:  # on a full disk this node's own clock must do
+            now = time.time()
+        if beats and now - max(beats) < WORKER_LEASE_S:
+            self._seen = time.monotonic()
+            self._note_use()
 
     def _is_idle(self) -> bool:
         return bool(self._idle_s) and time.monotonic() - self._seen > self._idle_s
@@ -238,8 +243,9 @@ class Duty:
 
     def _note_use(self) -> None:
         if self._address is not None and not self._was_of_use:
-            write_whole(self._run / "progress" / self.path.stem, f"{self._restart}\n")
-            self._was_of_use = True
+            with suppress(OSError):
+                write_whole(self._run / "progress" / self.path.stem, f"{self._restart}\n")
+                self._was_of_use = True
 
     def _beat(self) -> None:
         if self._address is None or time.monotonic() - self._beaten < BEAT_S:

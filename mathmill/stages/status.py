@@ -90,7 +90,7 @@ def status_lines(run: "Run") -> tuple[list[str], bool]:
         *([] if is_live else cost_lines(run, jobs)),
         *(
             ["  nothing is queued or running; the launch command goes on"]
-            if sets and not (is_whole or any(job.may_be_live for job in jobs))
+            if sets and not (is_whole or any(task.may_be_live for job in jobs for task in job.tasks))
             else []
         ),
     ]

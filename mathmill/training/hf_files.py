@@ -147,13 +147,14 @@ def write_folder(
             write_whole(beside / INDEX, json.dumps(index, indent=2) + "\n")
         copy_small_files(like, beside, next(iter(entries.values())).dtype)
         os.rename(beside, target)
-        for path in target.parent.iterdir():
-            if path.name.startswith(beginning) and "~" not in path.name.removeprefix(beginning):
-                shutil.rmtree(path, ignore_errors=True)
     except OSError:
         if not target.exists():
             raise
         say(f"{target} is there: another process made it meanwhile")
+    else:
+        for path in target.parent.iterdir():
+            if path.name.startswith(beginning) and "~" not in path.name.removeprefix(beginning):
+                shutil.rmtree(path, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -32,9 +32,8 @@ def main(arguments: list[str]) -> int:
     node = int(os.environ["SLURM_NODEID"]) if nodes > 1 else 0
     note = Path(os.environ.get("MATHMILL_NODE_DIR", tempfile.gettempdir()), f"unfinished-{node}-{os.getpid()}")
     os.environ["MATHMILL_UNFINISHED"] = str(note)
-    os.environ["MATHMILL_TORCHRUN"] = str(
-        os.getpid()
-    )  # the ranks end with it, also where it is killed while they start
+    # the ranks end with it, also where it is killed while they start
+    os.environ["MATHMILL_TORCHRUN"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     store, meeting = meet(nodes, node)
     try:

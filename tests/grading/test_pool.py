@@ -54,7 +54,12 @@ def test_identical_pairs_are_asked_once(pool, monkeypatch):
         return await asyncio.gather(*[pool.grade(r"\sqrt{8}", r"2\sqrt{2}") for _ in range(1000)])
 
     asked = []
-    monkeypatch.setattr(pool, "_ask", lambda *pair: asked.append(pair) or GradingPool._ask(pool, *pair))
+    schedule = pool_module.ProcessPool.schedule
+    monkeypatch.setattr(
+        pool_module.ProcessPool,
+        "schedule",
+        lambda self, function, args, **more: asked.append(args[:2]) or schedule(self, function, args=args, **more),
+    )
     assert all(verdict.is_correct for verdict in asyncio.run(thousand()) + asyncio.run(thousand()))
     assert asked == [(r"\sqrt{8}", r"2\sqrt{2}")]
 
@@ -93,7 +98,25 @@ def test_a_pool_whose_forking_process_was_killed_is_made_anew():
 
     pool = GradingPool(workers=2)
     try:
-        assert asyncio.run(kill_and_go_on(pool)) == ["crash", "symbolic", "symbolic", "symbolic"]
+        assert asyncio.run(kill_and_go_on(pool)) == ["symbolic"] * 4
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_a_start_that_is_killed_costs_nobody_who_waits_a_verdict():
+    async def kill_the_start(pool: GradingPool) -> list[str]:
+        asked = [asyncio.ensure_future(pool.grade(f"x+{number}", f"{number}+x")) for number in range(200)]
+        while (pid := forkserver._forkserver._forkserver_pid) is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        return [verdict.rule for verdict in await asyncio.gather(*asked)]
+
+    pool = GradingPool(workers=2)
+    forkserver._forkserver._stop()
+    try:
+        assert asyncio.run(kill_the_start(pool)) == ["symbolic"] * 200
     finally:
         pool.close()
 
@@ -102,7 +125,7 @@ def test_a_pool_whose_forking_process_was_killed_is_made_anew():
 def test_the_loop_goes_on_while_the_workers_start():
     async def ticks_before_the_start(pool: GradingPool) -> int:
         task, ticks = asyncio.ensure_future(pool.grade("x+x", "2x")), 0
-        while pool._pool is None:
+        while pool._pool is None or not pool._pool.done():
             await asyncio.sleep(0.005)
             ticks += 1
         assert (await task).rule == "symbolic"
@@ -122,7 +145,7 @@ from mathmill.grading import GradingPool
 if __name__ == "__main__":
     pool = GradingPool(workers=2)
     asyncio.run(pool.grade("x+x", "2x"))
-    print(" ".join(str(worker) for worker in pool._pool._pool_manager.worker_manager.workers), flush=True)
+    print(" ".join(str(worker) for worker in pool._pool.result()._pool_manager.worker_manager.workers), flush=True)
     if sys.argv[1] == "wait":
         sys.stdin.read()
 """
