@@ -44,7 +44,7 @@ def test_a_look_wakes_who_waits_without_an_end():
 
 def test_samples_that_all_fail_while_a_shard_without_rows_is_closed_do_not_end_the_work_well(monkeypatch):
     """The shard in flight would be left unfinished by a worker that ends with exit code 0."""
-    problems = problems_like(8)
+    problems = problems_like(7)  # as many as are begun at once
     all_failed = asyncio.Event()
     in_flight = SimpleNamespace(limit=4)
     worker = Worker(None, None, [], None, SimpleNamespace(in_flight=in_flight), None)
