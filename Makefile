@@ -28,7 +28,7 @@ loop: .venv/installed-train
 
 test: .venv/installed-$(EXTRAS)
 	$(BIN)/pytest -n 2 -m "$(FAST)"
-	$(BIN)/pytest -n 2 --dist worksteal -rs -m "$(REST)"
+	$(BIN)/pytest -n 2 --dist worksteal -rs --durations=25 -m "$(REST)"
 
 trials: .venv/installed-$(EXTRAS)
 	$(BIN)/pytest -rs -m trial
