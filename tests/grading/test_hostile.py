@@ -24,7 +24,7 @@ def answers(mark: Path) -> list[str]:
 
 def pids(pool: GradingPool) -> list[int]:
     assert pool._pool is not None
-    return sorted(pool._pool._pool_manager.worker_manager.workers)
+    return sorted(pool._pool.result()._pool_manager.worker_manager.workers)
 
 
 def cpu_s(pid: int) -> float:
