@@ -69,6 +69,10 @@ def test_files_that_look_like_numbers_of_samples_are_told_from_them(tmp_path):
     _, folder = run_with(tmp_path, problems_like(4), num_samples=4)
     (folder.folder / "samples.001.orig").write_text("8")
     assert folder.extents() == [4]
+    (folder.folder / "samples.000004").touch()  # as an older mathmill asked for four
+    with pytest.raises(UserError, match="was begun by an older mathmill; use another run name"):
+        folder.extents()
+    (folder.folder / "samples.000004").unlink()
     (folder.folder / "samples.001").write_text("")
     with pytest.raises(UserError, match=r"samples.001: does not hold a number of samples"):
         folder.extents()
